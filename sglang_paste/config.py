@@ -1,0 +1,115 @@
+"""Settings as typed records, from the launcher's flags and tools.toml. An unknown key fails by name."""
+
+from typing import Any, Literal
+
+import msgspec
+
+
+Effect = Literal["pure", "read", "write"]
+Observes = Literal["local", "external"]
+JsonSchema = dict[str, Any]
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the operator says of a tool. Only `speculate = true` lets it ever run early.
+
+    `reads` and `writes` name resources; a name that starts with `session:` is each session's own.
+    `inert` arguments cannot change the result and are not part of a call's key.
+    """
+
+    effect: Effect = "write"
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    observes: Observes = "external"
+    speculate: bool = False
+    timeout_s: float = 60.0
+    concurrency: int = 4
+    output_limit: int = 1024 * 1024
+    inert: tuple[str, ...] = ()
+
+
+class Tool(Policy, frozen=True, kw_only=True, tag_field="kind", forbid_unknown_fields=True):
+    """A tool of tools.toml; `parameters` is the JSON Schema of its arguments object."""
+
+    description: str = ""
+    parameters: JsonSchema | None = None
+
+
+class PythonTool(Tool, frozen=True, kw_only=True, tag="python", forbid_unknown_fields=True):
+    """A function `module:name` in a warm worker process."""
+
+    function: str
+    workspace: str | None = None
+    network: bool = False
+    environment: dict[str, str] = {}
+
+
+class CommandTool(Tool, frozen=True, kw_only=True, tag="command", forbid_unknown_fields=True):
+    """A program; `{name}` in an item of `argv` stands for the argument, an item that is only an absent optional
+    argument is left out, and one that is only an array is spread."""
+
+    argv: tuple[str, ...]
+    workspace: str | None = None
+    network: bool = False
+    environment: dict[str, str] = {}
+    stdin: str | None = None
+
+
+class HttpTool(Tool, frozen=True, kw_only=True, tag="http", forbid_unknown_fields=True):
+    """An HTTP endpoint; POST sends the arguments as JSON, GET as the query."""
+
+    url: str
+    method: Literal["GET", "POST"] = "POST"
+    headers: dict[str, str] = {}
+
+
+class McpServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An MCP server over stdio (`command`) or streamable HTTP (`url`). Its tools are offered as
+    `<server>__<tool>`; `tools` holds the policy of those the operator vouches for, `only` limits what is offered."""
+
+    command: tuple[str, ...] = ()
+    url: str | None = None
+    headers: dict[str, str] = {}
+    environment: dict[str, str] = {}
+    only: tuple[str, ...] | None = None
+    tools: dict[str, Policy] = {}
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much may run early: at once over all, per session, and per tool."""
+
+    speculative: int = 4
+    per_session: int = 2
+    per_tool: int = 2
+    minimum_probability: float = 0.2
+    price: tuple[float, float] = (0.02, 0.20)
+    result_ttl_s: float = 120.0
+    results_bytes: int = 256 * 1024 * 1024
+
+
+class Tenant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A tenant of the gateway, known by its bearer token (taken from an environment variable)."""
+
+    token_env: str
+
+
+class ToolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A whole tools.toml."""
+
+    tools: dict[str, PythonTool | CommandTool | HttpTool] = {}
+    mcp: dict[str, McpServer] = {}
+    limits: Limits = Limits()
+    tenants: dict[str, Tenant] = {}
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the launcher's flags come to, for all processes of a server. `run_dir` (mode 0700) holds the bus's
+    socket and the state of the side process; `api_key` is the gateway's bearer token, None for no auth."""
+
+    tool_config: str | None
+    gateway_host: str
+    gateway_port: int
+    run_dir: str
+    state_dir: str
+    budget: int | None = None
+    api_key: str | None = None

@@ -1,0 +1,121 @@
+"""The events of a session, as the engine announces them: the vocabulary of the whole project.
+
+Times are CLOCK_MONOTONIC seconds, which all processes of a machine share. `position` counts the output tokens
+of the turn that were committed when the event was known. Arguments travel as the JSON text of one object.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from sglang_paste.calls import SessionId, TenantId
+
+StopReason = Literal["tool_calls", "stop", "length", "abort", "error"]
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknown_fields=True):
+    """What every event says: whose it is, in which request, and when."""
+
+    tenant: TenantId
+    session: SessionId
+    request: str
+    position: int
+    time: float
+
+
+class TurnStarted(Event, frozen=True, kw_only=True):
+    """A request with tools reached the scheduler."""
+
+    prompt_tokens: int
+    tools: tuple[str, ...]
+
+
+class CallOpened(Event, frozen=True, kw_only=True):
+    """The model opened its `index`-th call of the turn (counted from 0); the tool is not known yet."""
+
+    index: int
+
+
+class CallNamed(Event, frozen=True, kw_only=True):
+    """The tool of an open call is known, its arguments are not."""
+
+    index: int
+    tool: str
+
+
+class CallLikely(Event, frozen=True, kw_only=True):
+    """Every required argument is complete, but the object is open: a candidate, not a fact."""
+
+    index: int
+    tool: str
+    arguments: str
+
+
+class CallReady(Event, frozen=True, kw_only=True):
+    """The arguments object is closed: the call is what the API will return."""
+
+    index: int
+    tool: str
+    arguments: str
+
+
+class CallAborted(Event, frozen=True, kw_only=True):
+    """An opened call that will never be ready."""
+
+    index: int
+    tool: str | None
+    reason: StopReason
+
+
+class CallIssued(Event, frozen=True, kw_only=True):
+    """The API gave the `index`-th call of the turn its id."""
+
+    index: int
+    tool: str
+    call_id: str
+
+
+class TurnEnded(Event, frozen=True, kw_only=True):
+    """The last token of the turn is committed, or the request is gone."""
+
+    reason: StopReason
+    calls: int
+
+
+class ToolReturned(Event, frozen=True, kw_only=True):
+    """The session came back with a tool's result (`content` is cut at `MAX_RESULT_CHARS`)."""
+
+    tool: str
+    call_id: str
+    arguments: str
+    content: str
+
+
+class SessionEnded(Event, frozen=True, kw_only=True):
+    """The client closed the session."""
+
+
+EngineEvent = (
+    TurnStarted
+    | CallOpened
+    | CallNamed
+    | CallLikely
+    | CallReady
+    | CallAborted
+    | CallIssued
+    | TurnEnded
+    | ToolReturned
+    | SessionEnded
+)
+
+MAX_RESULT_CHARS = 65_536
+
+
+class Ping(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknown_fields=True):
+    """A heartbeat. Each side sends one a second and answers none."""
+
+    sender: str
+    time: float
+
+
+Message = EngineEvent | Ping

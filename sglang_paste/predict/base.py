@@ -1,0 +1,43 @@
+"""What a predictor looks like to the planner."""
+
+from typing import Literal, Protocol
+
+import msgspec
+
+from sglang_paste.calls import Arguments, SessionId, TenantId, ToolCall
+from sglang_paste.events import Event
+
+Source = Literal["stream", "pattern"]
+
+
+class RunTime(msgspec.Struct, frozen=True, kw_only=True):
+    """Expected run time of a call in seconds."""
+
+    p50: float
+    p90: float
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """A call the session may make next, with the probability that it makes exactly this one.
+
+    `claimed_in` is the expected time in seconds until the client asks for it.
+    """
+
+    tenant: TenantId
+    session: SessionId
+    tool: str
+    arguments: Arguments
+    probability: float
+    run_time: RunTime
+    claimed_in: float
+    source: Source
+
+
+class Predictor(Protocol):
+    """Learns from what happened, and says what may happen next. It does no I/O that can block."""
+
+    def observe(self, event: Event) -> list[Candidate]:
+        """Take in an event; the candidates that became worth a look because of it."""
+
+    def confirm(self, call: ToolCall, content: str, duration: float, *, ok: bool) -> list[Candidate]:
+        """Learn from an authoritative call that was really made, and its result."""
