@@ -52,9 +52,7 @@ def canonical(arguments: Arguments) -> str:
     Raises BadArguments for what JSON cannot say (NaN, infinity, a lone surrogate, a foreign type).
     """
     try:
-        text = json.dumps(
-            arguments, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-        )
+        text = json.dumps(arguments, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         text.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise BadArguments(f"the arguments are not JSON ({error}); send one JSON object") from error

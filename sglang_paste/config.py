@@ -4,7 +4,6 @@ from typing import Any, Literal
 
 import msgspec
 
-
 Effect = Literal["pure", "read", "write"]
 Observes = Literal["local", "external"]
 JsonSchema = dict[str, Any]
