@@ -1,0 +1,82 @@
+"""Every place where SGLang is touched: one row per hook.
+
+A row is checked against the installed SGLang before anything is patched, and again in its process once it is applied.
+"""
+
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+Kind = Literal["before", "after", "around", "replace", "override"]
+Role = Literal["parser", "main", "scheduler", "detokenizer", "controller"]
+
+SUPPORTED = ((0, 5, 23), (0, 5, 24))
+
+
+class Hook(msgspec.Struct, frozen=True, kw_only=True):
+    """One place, and what stands there.
+
+    `target` is the dotted path of a function, method or class where it is defined. `signature` is how its source
+    declares it, without annotations: `(self, size=1)`, with `async`, `classmethod` or `staticmethod` in front where it
+    says so, and `class (Base)` for a class. `function` is ours, as `module:name` below `sglang_paste.patches`,
+    imported only where it is applied.
+
+    before: `hook(*args) -> (args, kwargs) | None`; after: `hook(result, *args) -> result | None`;
+    around: `hook(original, *args) -> result`; replace: a class or function in its place;
+    override: a method of a class of ours (`module:Class.method`) that is put in place by other means, so that only its
+    signature and its descent are checked.
+    """
+
+    target: str
+    kind: Kind
+    roles: tuple[Role, ...]
+    signature: str
+    function: str
+
+
+PARSER = (
+    Hook(
+        target="sglang.srt.server_args.ServerArgs.add_cli_args",
+        kind="after",
+        roles=("parser",),
+        signature="staticmethod (parser)",
+        function="flags:add_to_launcher",
+    ),
+    Hook(
+        target="sglang.srt.server_args.ServerArgs.from_cli_args",
+        kind="around",
+        roles=("parser",),
+        signature="classmethod (cls, args)",
+        function="flags:read_from_launcher",
+    ),
+    Hook(
+        target="sglang.srt.server_args.ServerArgs.resolve_once",
+        kind="after",
+        roles=("parser",),
+        signature="(self)",
+        function="arm:arm_main",
+    ),
+)
+
+SIDE_PROCESS = (
+    Hook(
+        target="sglang.srt.entrypoints.http_server.launch_server",
+        kind="around",
+        roles=("main",),
+        signature=(
+            "(server_args, init_tokenizer_manager_func=init_tokenizer_manager,"
+            " run_scheduler_process_func=run_scheduler_process,"
+            " run_detokenizer_process_func=run_detokenizer_process,"
+            " execute_warmup_func=_execute_server_warmup, launch_callback=None)"
+        ),
+        function="launch:with_side_process",
+    ),
+)
+
+HOOKS: tuple[Hook, ...] = (*PARSER, *SIDE_PROCESS)
+
+
+def hooks_of(role: Role, hooks: Iterable[Hook] | None = None) -> list[Hook]:
+    """The rows of a process, in the order of the table."""
+    return [hook for hook in (HOOKS if hooks is None else hooks) if role in hook.roles]
