@@ -11,10 +11,7 @@ import sysconfig
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-_REAL = re.compile(
-    r"(?P<name>(?:sgl|sglang)[-_.]kernel[-_.\w]*?|torchvision)-(?P<version>[^-]+)\.(?:dist|egg)-info", re.I
-)
-_OURS = "sglang_paste_cpu-*.dist-info"
+_REAL = re.compile(r"((?:sgl|sglang)[-_.]kernel[-_.\w]*?|torchvision)-([^-]+)\.(?:dist|egg)-info", re.IGNORECASE)
 _PACKAGES = ("sgl_kernel", "torchvision")
 
 
@@ -26,8 +23,8 @@ def find_real(folders: Iterable[str | os.PathLike[str]]) -> list[str]:
             entries = os.listdir(folder)
         except OSError:
             continue
-        found += [f"{hit['name']} {hit['version']}" for hit in map(_REAL.fullmatch, entries) if hit]
-        if not any(Path(entry).match(_OURS) for entry in entries):
+        found += [f"{hit[1]} {hit[2]}" for hit in map(_REAL.fullmatch, entries) if hit]
+        if Path(__file__).name not in entries:
             found += [str(folder / name) for name in _PACKAGES if (folder / name / "__init__.py").exists()]
     return sorted(set(found))
 
@@ -41,8 +38,8 @@ def refuse_beside_real(folders: Iterable[str | os.PathLike[str]]) -> None:
     """Raise ImportError when one of the folders holds a real sgl_kernel or torchvision."""
     if found := find_real(folders):
         raise ImportError(
-            f"sglang-paste-cpu stands in for sgl_kernel and torchvision and cannot share an environment with "
-            f"{', '.join(found)}: uninstall sglang-paste-cpu here, or use a fresh virtual environment for the CPU set-up."
+            "sglang-paste-cpu stands in for sgl_kernel and torchvision and cannot share an environment with "
+            f"{', '.join(found)}: uninstall sglang-paste-cpu, or use a fresh virtual environment for the CPU set-up."
         )
 
 

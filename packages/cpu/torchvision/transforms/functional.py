@@ -1,8 +1,8 @@
 """Names that transformers and SGLang import; each refuses."""
 
-from .. import refuse_images as pil_to_tensor
-from .. import refuse_images as resize
-from .. import refuse_images as to_tensor
-from . import InterpolationMode
+from torchvision import refuse_images as pil_to_tensor
+from torchvision import refuse_images as resize
+from torchvision import refuse_images as to_tensor
+from torchvision.transforms import InterpolationMode
 
 __all__ = ["InterpolationMode", "pil_to_tensor", "resize", "to_tensor"]

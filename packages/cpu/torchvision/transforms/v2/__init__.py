@@ -1,5 +1,5 @@
 """The second version of the transforms, as far as it is imported."""
 
-from .. import InterpolationMode
+from torchvision.transforms import InterpolationMode
 
 __all__ = ["InterpolationMode"]

@@ -1,5 +1,5 @@
 """Names that transformers and SGLang import; each refuses."""
 
-from ..functional import InterpolationMode, pil_to_tensor, resize, to_tensor
+from torchvision.transforms.functional import InterpolationMode, pil_to_tensor, resize, to_tensor
 
 __all__ = ["InterpolationMode", "pil_to_tensor", "resize", "to_tensor"]
