@@ -112,10 +112,11 @@ MAX_RESULT_CHARS = 65_536
 
 
 class Ping(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknown_fields=True):
-    """A heartbeat. Each side sends one a second and answers none."""
+    """A heartbeat. Each side sends one a second and answers none. `dropped` counts what its sender could not send."""
 
     sender: str
     time: float
+    dropped: int = 0
 
 
 Message = EngineEvent | Ping
