@@ -13,7 +13,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What the operator says of a tool. Only `speculate = true` lets it ever run early.
 
     `reads` and `writes` name resources; a name that starts with `session:` is each session's own.
-    `inert` arguments cannot change the result and are not part of a call's key.
+    `inert` arguments cannot change the result and are not part of a call's key. A tool that is observed outside
+    (`observes = "external"`) runs early only with `disclose = true` as well: an early call tells the outside what
+    the user might want, and every one of them is kept in the disclosure log.
     """
 
     effect: Effect = "write"
@@ -21,6 +23,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     writes: tuple[str, ...] = ()
     observes: Observes = "external"
     speculate: bool = False
+    disclose: bool = False
     timeout_s: float = 60.0
     concurrency: int = 4
     output_limit: int = 1024 * 1024

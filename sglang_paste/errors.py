@@ -31,3 +31,11 @@ class OutcomeUnknown(CallError):
 
 class WireError(PasteError):
     """A frame that is malformed, oversized or of another version."""
+
+
+class LedgerError(PasteError):
+    """An entry or a write of the ledger was used out of its order; a mistake of the caller."""
+
+
+class JournalError(PasteError):
+    """The journal cannot be read or written, so no call id can be promised to run at most once."""
