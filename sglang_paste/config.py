@@ -37,24 +37,42 @@ class Tool(Policy, frozen=True, kw_only=True, tag_field="kind", forbid_unknown_f
     parameters: JsonSchema | None = None
 
 
-class PythonTool(Tool, frozen=True, kw_only=True, tag="python", forbid_unknown_fields=True):
-    """A function `module:name` in a warm worker process."""
+class LocalTool(Tool, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A tool that runs on this machine, in a sandbox of its own.
+
+    It sees the system's programs, this Python environment, the folders in `readable`, and `workspace`, where it
+    starts: read-only, unless its effect is `write`. Without `network` it has none. `environment` may refer to
+    variables of the server as `${NAME}`; no other variable is inherited. `memory_limit` (bytes) and `processes` are for
+    the run with all it starts. `sandbox = false` gives all of that up, and with it any right to run early.
+    """
+
+    workspace: str | None = None
+    readable: tuple[str, ...] = ()
+    network: bool = False
+    environment: dict[str, str] = {}
+    memory_limit: int = 2 * 1024**3
+    processes: int = 64
+    sandbox: bool = True
+
+
+class PythonTool(LocalTool, frozen=True, kw_only=True, tag="python", forbid_unknown_fields=True):
+    """A function `module:name` in a warm worker process; the module may lie beside tools.toml."""
 
     function: str
-    workspace: str | None = None
-    network: bool = False
-    environment: dict[str, str] = {}
 
 
-class CommandTool(Tool, frozen=True, kw_only=True, tag="command", forbid_unknown_fields=True):
-    """A program; `{name}` in an item of `argv` stands for the argument, an item that is only an absent optional
-    argument is left out, and one that is only an array is spread."""
+class CommandTool(LocalTool, frozen=True, kw_only=True, tag="command", forbid_unknown_fields=True):
+    """A program, run without a shell.
 
-    argv: tuple[str, ...]
-    workspace: str | None = None
-    network: bool = False
-    environment: dict[str, str] = {}
+    In an item of `argv`, `{name}` stands for the argument and `{*}` for all arguments as JSON. An item is left out
+    where its argument is absent, and repeated for each element of an array. A group (an array of items) is left
+    out as a whole; a boolean that stands alone in a group only decides about the group. A value may
+    not make an item start with `-`, unless the item `--` came before. `stdin` is a template too.
+    """
+
+    argv: tuple[str | tuple[str, ...], ...]
     stdin: str | None = None
+    success_codes: tuple[int, ...] = (0,)
 
 
 class HttpTool(Tool, frozen=True, kw_only=True, tag="http", forbid_unknown_fields=True):
@@ -67,13 +85,15 @@ class HttpTool(Tool, frozen=True, kw_only=True, tag="http", forbid_unknown_field
 
 class McpServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An MCP server over stdio (`command`) or streamable HTTP (`url`). Its tools are offered as
-    `<server>__<tool>`; `tools` holds the policy of those the operator vouches for, `only` limits what is offered."""
+    `<server>__<tool>`; `tools` holds the policy of those the operator vouches for, `only` limits what is offered.
+    `headers` and `environment` may refer to variables of the server as `${NAME}`."""
 
     command: tuple[str, ...] = ()
     url: str | None = None
     headers: dict[str, str] = {}
     environment: dict[str, str] = {}
     only: tuple[str, ...] | None = None
+    start_timeout_s: float = 30.0
     tools: dict[str, Policy] = {}
 
 
@@ -96,8 +116,9 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class ToolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A whole tools.toml."""
+    """A whole tools.toml; `folder` is where it lies, and all paths in it are absolute."""
 
+    folder: str = "."
     tools: dict[str, PythonTool | CommandTool | HttpTool] = {}
     mcp: dict[str, McpServer] = {}
     limits: Limits = Limits()
