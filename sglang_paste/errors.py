@@ -29,6 +29,10 @@ class OutcomeUnknown(CallError):
     """The call id was started before a crash and is never run a second time."""
 
 
+class Unavailable(CallError):
+    """The call cannot be taken now; the same call may succeed later."""
+
+
 class WireError(PasteError):
     """A frame that is malformed, oversized or of another version."""
 
