@@ -10,6 +10,13 @@ from sglang_paste.events import Event
 Source = Literal["stream", "pattern"]
 
 
+class ToolShape(msgspec.Struct, frozen=True):
+    """What is known of a tool's arguments: the names in its schema, and those that cannot change the result."""
+
+    arguments: tuple[str, ...] = ()
+    inert: tuple[str, ...] = ()
+
+
 class RunTime(msgspec.Struct, frozen=True, kw_only=True):
     """Expected run time of a call in seconds."""
 
@@ -39,5 +46,11 @@ class Predictor(Protocol):
     def observe(self, event: Event) -> list[Candidate]:
         """Take in an event; the candidates that became worth a look because of it."""
 
-    def confirm(self, call: ToolCall, content: str, duration: float, *, ok: bool) -> list[Candidate]:
-        """Learn from an authoritative call that was really made, and its result."""
+    def confirm(
+        self, call: ToolCall, content: str, duration: float, *, ok: bool, asked: float | None = None
+    ) -> list[Candidate]:
+        """Learn from an authoritative call that was really made, and its result.
+
+        `duration` is the tool's own run in seconds, `asked` the monotonic time the client's request came in (now,
+        where absent). A call without a session teaches the tool's run time alone.
+        """

@@ -1,0 +1,169 @@
+"""Late-bound programs: how an argument of the next call is made from what the session has seen."""
+
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import msgspec
+
+from sglang_paste.calls import Arguments, canonical
+from sglang_paste.errors import BadArguments
+from sglang_paste.predict.secret import holds_secret, is_secret_name, is_secret_text
+
+MAX_PARSED_CHARS = 32_768
+MAX_LEAVES = 128
+MAX_LEAF_CHARS = 512
+MAX_CONSTANT_CHARS = 256
+MAX_ARGUMENTS_CHARS = 8_192
+MAX_NAME_CHARS = 256
+MAX_LINES = 32
+MAX_DEPTH = 8
+MAX_COPIES = 3
+_RESULTS = 3
+_NAMES = 32
+
+Path = tuple[str | int, ...]
+Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME_CHARS)]
+
+
+class Constant(msgspec.Struct, frozen=True, tag="constant", forbid_unknown_fields=True):
+    """Always the same JSON value, kept as its canonical text."""
+
+    text: Annotated[str, msgspec.Meta(max_length=MAX_CONSTANT_CHARS)]
+
+
+class Copied(msgspec.Struct, frozen=True, tag="copied", forbid_unknown_fields=True):
+    """What stands at `path` in the latest result of `tool`; a result that is not JSON is a list of its lines."""
+
+    tool: Name
+    path: Annotated[tuple[Name | int, ...], msgspec.Meta(max_length=MAX_DEPTH)]
+
+
+class Earlier(msgspec.Struct, frozen=True, tag="earlier", forbid_unknown_fields=True):
+    """The argument of this name in the latest call that had one."""
+
+    name: Name
+
+
+Program = Constant | Copied | Earlier
+
+
+class History:
+    """What one session has seen, as far as programs can reach: bounded, values as canonical JSON text.
+
+    The text is what is compared, since in Python 1, 1.0 and True are equal and as arguments they are not.
+    """
+
+    def __init__(self) -> None:
+        self._results: dict[str, dict[Path, str]] = {}
+        self._where: dict[str, dict[str, list[Path]]] = {}
+        self._arguments: dict[str, str] = {}
+
+    def push(self, tool: str, arguments: dict[str, str], content: str) -> None:
+        """Take in a call that was made (its arguments as canonical texts) and its result."""
+        for name, text in arguments.items():
+            self._arguments.pop(name, None)
+            self._arguments[name] = text
+        while len(self._arguments) > _NAMES:
+            del self._arguments[next(iter(self._arguments))]
+        leaves = dict(_leaves(_parsed(content)))
+        where: dict[str, list[Path]] = {}
+        for path, text in leaves.items():
+            where.setdefault(text, []).append(path)
+        self._results.pop(tool, None)
+        self._results[tool], self._where[tool] = leaves, where
+        while len(self._results) > _RESULTS:
+            oldest = next(iter(self._results))
+            del self._results[oldest], self._where[oldest]
+
+    def build(self, program: Program) -> str | None:
+        """The canonical text the program comes to, or None where the session has not seen what it needs."""
+        if isinstance(program, Constant):
+            return program.text
+        if isinstance(program, Copied):
+            return self._results.get(program.tool, {}).get(program.path)
+        return self._arguments.get(program.name)
+
+    def explain(self, name: str, text: str) -> Iterator[Program]:
+        """The programs that make exactly `text` for the argument `name` here, the likeliest kind first."""
+        trivial = _is_trivial(text)
+        if trivial and _may_keep(name, text):
+            yield Constant(text)
+        for tool in reversed(self._results):
+            for path in self._where[tool].get(text, ())[:MAX_COPIES]:
+                yield Copied(tool, path)
+        if self._arguments.get(name) == text:
+            yield Earlier(name)
+        if not trivial and _may_keep(name, text):
+            yield Constant(text)
+
+
+def texts(arguments: Arguments) -> dict[str, str] | None:
+    """Each argument's canonical text, or None where they are too many or too large to be worth predicting.
+
+    Raises BadArguments for what JSON cannot say.
+    """
+    if len(arguments) > _NAMES or any(len(name) > MAX_NAME_CHARS or is_secret_text(name) for name in arguments):
+        return None
+    found = {name: canonical_text(value) for name, value in arguments.items()}
+    return found if sum(map(len, found.values())) <= MAX_ARGUMENTS_CHARS else None
+
+
+def canonical_text(value: Any) -> str:
+    """One text per JSON value. Raises BadArguments for what JSON cannot say."""
+    return canonical({"": value})[4:-1]
+
+
+def _is_trivial(text: str) -> bool:
+    """Whether equal values are more likely a coincidence than a copy: flags, small numbers, empty things."""
+    return len(text) <= 4 or text == "false"
+
+
+def _may_keep(name: str, text: str) -> bool:
+    return len(text) <= MAX_CONSTANT_CHARS and not is_secret_name(name) and not holds_secret(json.loads(text))
+
+
+def _parsed(content: str) -> Any:
+    if len(content) <= MAX_PARSED_CHARS and content.lstrip()[:1] in ("{", "[", '"'):
+        try:
+            return json.loads(content)
+        except (ValueError, RecursionError):
+            pass
+    head = content[:MAX_PARSED_CHARS].splitlines()[: MAX_LINES * 4]
+    return [line.strip() for line in head if line.strip()][:MAX_LINES]
+
+
+def _leaves(root: Any) -> Iterator[tuple[Path, str]]:
+    """Paths and texts of the scalars, breadth first, and of whole small arrays of scalars."""
+    pending: list[tuple[Path, Any]] = [((), root)]
+    seen = 0
+    for path, value in pending:
+        if seen >= MAX_LEAVES:
+            return
+        if isinstance(value, dict | list):
+            if len(path) < MAX_DEPTH and len(pending) < 8 * MAX_LEAVES:
+                pending.extend(((*path, key), item) for key, item in _children(value))
+            if not _is_flat(value):
+                continue
+        text = _text_of(value)
+        if text is not None and len(text) <= MAX_LEAF_CHARS:
+            seen += 1
+            yield path, text
+
+
+def _children(value: dict[str, Any] | list[Any]) -> list[tuple[str | int, Any]]:
+    if isinstance(value, list):
+        return list(enumerate(value[:MAX_LEAVES]))
+    head = list(value.items())[:MAX_LEAVES]
+    return [(key, item) for key, item in head if len(key) <= 64 and _text_of(key) and not is_secret_text(key)]
+
+
+def _is_flat(value: Any) -> bool:
+    return isinstance(value, list) and 0 < len(value) <= 16 and not any(isinstance(item, dict | list) for item in value)
+
+
+def _text_of(value: Any) -> str | None:
+    try:
+        return canonical_text(value)
+    except BadArguments:
+        return None
