@@ -41,21 +41,21 @@ PARSER = (
         kind="after",
         roles=("parser",),
         signature="staticmethod (parser)",
-        function="flags:add_to_launcher",
+        function="launch:add_flags",
     ),
     Hook(
         target="sglang.srt.server_args.ServerArgs.from_cli_args",
         kind="around",
         roles=("parser",),
         signature="classmethod (cls, args)",
-        function="flags:read_from_launcher",
+        function="launch:read_flags",
     ),
     Hook(
         target="sglang.srt.server_args.ServerArgs.resolve_once",
         kind="after",
         roles=("parser",),
         signature="(self)",
-        function="arm:arm_main",
+        function="launch:arm_main",
     ),
 )
 
@@ -71,6 +71,16 @@ SIDE_PROCESS = (
             " execute_warmup_func=_execute_server_warmup, launch_callback=None)"
         ),
         function="launch:with_side_process",
+    ),
+    Hook(
+        target="sglang.srt.entrypoints.http_server._setup_and_run_http_server",
+        kind="before",
+        roles=("main",),
+        signature=(
+            "(server_args, tokenizer_manager, template_manager, port_args, scheduler_infos, subprocess_watchdog,"
+            " execute_warmup_func=_execute_server_warmup, launch_callback=None)"
+        ),
+        function="launch:wait_for_gateway",
     ),
 )
 

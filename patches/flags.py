@@ -1,0 +1,256 @@
+"""The launcher's flags, and what is refused before anything starts."""
+
+import argparse
+import atexit
+import contextlib
+import ipaddress
+import os
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sglang_paste.config import Settings, ToolConfig
+from sglang_paste.errors import ConfigError
+from sglang_paste.patches import check
+
+HEADING = "tool speculation"
+ENABLE = "--enable-tool-speculation"
+FLAGS = (
+    ENABLE,
+    "--tool-config",
+    "--tool-gateway-host",
+    "--tool-gateway-port",
+    "--tool-speculation-budget",
+    "--tool-state-dir",
+    "--tool-cpus",
+)
+
+_MAX_YAML_BYTES = 1024 * 1024
+# What an address of a Unix socket can hold, less the name of the socket.
+_MAX_RUN_DIR_BYTES = 90
+
+
+def mentioned(argv: Sequence[str]) -> bool:
+    """Whether a command line asks for one of our flags, for help, or names a YAML file that has one of our keys."""
+    for position, argument in enumerate(argv):
+        name, _, value = argument.partition("=")
+        if name in FLAGS or argument in ("-h", "--help"):
+            return True
+        if name == "--config" and _file_mentions(value or next(iter(argv[position + 1 :]), "")):
+            return True
+    return False
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """All our flags under one heading. None of them has a default, so that a flag without its switch is noticed."""
+    group = parser.add_argument_group(HEADING, "Tools run while the model is still generating (sglang-paste).")
+    group.add_argument(ENABLE, action="store_true", help="Run the tools of tools.toml early, behind a gateway.")
+    group.add_argument("--tool-config", metavar="PATH", help="The tools.toml to serve. Default: no tools.")
+    group.add_argument("--tool-gateway-host", metavar="HOST", help="Where the gateway listens. Default: 127.0.0.1.")
+    group.add_argument(
+        "--tool-gateway-port", metavar="PORT", type=int, help="The gateway's port. Default: the server's port + 1."
+    )
+    group.add_argument(
+        "--tool-speculation-budget",
+        metavar="N",
+        type=int,
+        help="How many tools may run early at once; 0 for none. Default: what tools.toml says.",
+    )
+    group.add_argument(
+        "--tool-state-dir",
+        metavar="PATH",
+        help="Where calls and patterns are kept over restarts. Default: ~/.local/state/sglang-paste/<server port>.",
+    )
+    group.add_argument(
+        "--tool-cpus", metavar="LIST", help="The cores of the side process and its tools, as 1 or 2-3,6. Default: all."
+    )
+
+
+def read(args: argparse.Namespace, server_args: Any) -> Settings | None:
+    """The settings our flags come to, or None where tool speculation is off.
+
+    Raises ConfigError, or HookError for an SGLang outside the range, with the one thing that must be changed.
+    """
+    if not getattr(args, _attribute(ENABLE), False):
+        if given := [flag for flag in FLAGS[1:] if getattr(args, _attribute(flag), None) is not None]:
+            raise ConfigError(f"{given[0]} is given without {ENABLE}; add {ENABLE} or leave it out")
+        return None
+    check.require_version()
+    for reason in _bypasses(server_args):
+        raise ConfigError(f"{reason}; leave it out or start without {ENABLE}")
+    host = args.tool_gateway_host or "127.0.0.1"
+    port = server_args.port + 1 if args.tool_gateway_port is None else args.tool_gateway_port
+    if port == server_args.port:
+        raise ConfigError(f"--tool-gateway-port is {port}, the server's own port; choose another")
+    return settle(
+        tool_config=args.tool_config,
+        host=host,
+        port=port,
+        state_dir=args.tool_state_dir or default_state_dir(server_args.port),
+        budget=args.tool_speculation_budget,
+        api_key=server_args.api_key,
+        cpus=args.tool_cpus,
+    )
+
+
+def settle(
+    *,
+    tool_config: str | None,
+    host: str,
+    port: int,
+    state_dir: str,
+    budget: int | None,
+    api_key: str | None,
+    cpus: str | None,
+) -> Settings:
+    """Check every value and make the directories. Raises ConfigError."""
+    if not is_loopback(host) and not api_key:
+        raise ConfigError(f"the gateway would listen on {host} without a key; give --api-key or a loopback address")
+    if budget is not None and budget < 0:
+        raise ConfigError(f"the speculation budget is {budget}; give 0 or more")
+    cores = parse_cpus(cpus) if cpus else None
+    tools = load_tools(tool_config) if tool_config else ToolConfig()
+    require_free(host, port)
+    return Settings(
+        tool_config=str(Path(tool_config).resolve()) if tool_config else None,
+        gateway_host=host,
+        gateway_port=port,
+        run_dir=make_run_dir(),
+        state_dir=make_state_dir(state_dir),
+        budget=budget,
+        api_key=api_key or None,
+        cpus=cores,
+        inert=inert_arguments(tools),
+    )
+
+
+def load_tools(path: str) -> ToolConfig:
+    """A whole tools.toml. Raises ConfigError."""
+    from sglang_paste.execute.catalog import load_config
+
+    return load_config(path)
+
+
+def inert_arguments(config: ToolConfig) -> dict[str, tuple[str, ...]]:
+    """The inert arguments of each tool that has some, by the name under which it is offered."""
+    offered = {name: tool.inert for name, tool in config.tools.items()}
+    for server, mcp in config.mcp.items():
+        offered |= {f"{server}__{name}": policy.inert for name, policy in mcp.tools.items()}
+    return {name: inert for name, inert in offered.items() if inert}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is certainly this machine's own."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def require_free(host: str, port: int) -> None:
+    """Raise ConfigError unless a server can listen there."""
+    if not 0 < port < 65536:
+        raise ConfigError(f"the gateway's port is {port}; give --tool-gateway-port between 1 and 65535")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"the gateway cannot listen on {host}:{port} ({reason}); choose another port") from error
+
+
+def parse_cpus(text: str) -> tuple[int, ...]:
+    """The cores of a list such as `1` or `2-3,6`. Raises ConfigError for one this process may not use."""
+    cores: set[int] = set()
+    for part in text.split(","):
+        low, dash, high = part.strip().partition("-")
+        if not (low.isdecimal() and (high.isdecimal() or not dash)) or len(part) > 12:
+            raise ConfigError(f"--tool-cpus is {text!r}; give cores as 1 or 2-3,6")
+        cores.update(range(int(low), min(int(high or low), int(low) + 4096) + 1))
+    allowed = _usable(cores)
+    if not cores or cores != allowed:
+        raise ConfigError(f"--tool-cpus is {text!r}, of which {_listed(allowed)} can be used here; choose among those")
+    return tuple(sorted(cores))
+
+
+def default_state_dir(port: int) -> str:
+    """One directory per server, which the next start on the same port finds again."""
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return str(Path(base, "sglang-paste", str(port)))
+
+
+def make_state_dir(path: str) -> str:
+    """The directory, made if need be and closed to others. Raises ConfigError."""
+    folder = Path(path).expanduser().absolute()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot hold state ({error.strerror}); give another --tool-state-dir") from error
+    return str(folder)
+
+
+def make_run_dir() -> str:
+    """A new directory of mode 0700 that is removed when this process ends. Raises ConfigError."""
+    base = tempfile.gettempdir()
+    if len(base.encode()) > _MAX_RUN_DIR_BYTES - 24:
+        raise ConfigError(
+            f"the temporary directory {base} is too long a name for a socket; set TMPDIR to a shorter one"
+        )
+    path = tempfile.mkdtemp(prefix="sglang-paste-", dir=base)
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
+def _bypasses(server_args: Any) -> Iterator[str]:
+    """What would go around our hooks, by the name the operator knows it by."""
+    from sglang.srt.environ import envs
+
+    if server_args.tokenizer_worker_num > 1:
+        yield f"--tokenizer-worker-num is {server_args.tokenizer_worker_num}; tool speculation needs one tokenizer"
+    if envs.SGLANG_RUST_SERVER.get():
+        yield "SGLANG_RUST_SERVER is set, and the Rust server goes around tool speculation"
+    for name in ("use_ray", "grpc_mode", "smg_grpc_mode", "encoder_only", "skip_tokenizer_init"):
+        if getattr(server_args, name, False):
+            yield f"--{name.replace('_', '-')} goes around tool speculation"
+
+
+def _attribute(flag: str) -> str:
+    return flag[2:].replace("-", "_")
+
+
+def _file_mentions(path: str) -> bool:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            text = file.read(_MAX_YAML_BYTES).replace("_", "-")
+    except OSError:
+        return False
+    return any(flag[2:] in text for flag in FLAGS)
+
+
+def _usable(cores: set[int]) -> set[int]:
+    """Those of the cores that a thread of this process may run on, also where this one is bound to others."""
+    found: set[int] = set()
+
+    def probe() -> None:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, cores)
+            found.update(os.sched_getaffinity(0) & cores)
+
+    thread = threading.Thread(target=probe)
+    thread.start()
+    thread.join()
+    return found
+
+
+def _listed(cores: set[int]) -> str:
+    return ", ".join(map(str, sorted(cores))) or "none"
