@@ -41,14 +41,14 @@ class Predictors:
 
     def observe(self, event: Event) -> list[Candidate]:
         """Take in an event; the candidates that became worth a look because of it."""
-        return _surest([*self._stream.observe(event), *self._pattern.observe(event)])
+        return _surest(self._stream.observe(event), self._pattern.observe(event))
 
     def confirm(
         self, call: ToolCall, content: str, duration: float, *, ok: bool, asked: float | None = None
     ) -> list[Candidate]:
         """Learn from an authoritative call that was really made, and its result."""
-        first = self._stream.confirm(call, content, duration, ok=ok, asked=asked)
-        return _surest([*first, *self._pattern.confirm(call, content, duration, ok=ok, asked=asked)])
+        self._stream.confirm(call, content, duration, ok=ok, asked=asked)
+        return self._pattern.confirm(call, content, duration, ok=ok, asked=asked)
 
     def run_time(self, tenant: TenantId, tool: str) -> RunTime:
         """How long the tool takes for this tenant, or a guess where it never ran."""
@@ -63,12 +63,12 @@ class Predictors:
         self._memory.close()
 
 
-def _surest(found: list[Candidate]) -> list[Candidate]:
-    if len(found) < 2:
-        return found
-    best: dict[tuple[str, str, str], Candidate] = {}
-    for candidate in found:
-        key = (candidate.session, candidate.tool, canonical(candidate.arguments))
+def _surest(stream: list[Candidate], pattern: list[Candidate]) -> list[Candidate]:
+    if not stream or not pattern:
+        return stream or pattern
+    best: dict[tuple[str, str], Candidate] = {}
+    for candidate in (*stream, *pattern):
+        key = (candidate.tool, canonical(candidate.arguments))
         if key not in best or best[key].probability < candidate.probability:
             best[key] = candidate
     return list(best.values())

@@ -23,13 +23,13 @@ class Way(msgspec.Struct):
 
 
 class Slot(msgspec.Struct):
-    """One argument: the programs that may make it."""
+    """One argument: the programs that may make it, those that were right most often first."""
 
     ways: Annotated[list[Way], msgspec.Meta(max_length=MAX_WAYS)] = msgspec.field(default_factory=list)
 
     def best(self, history: History) -> str | None:
-        """The text made by the program that was right most often, of those that can be built here."""
-        for way in sorted(self.ways, key=lambda way: -way.right.probability):
+        """The text made by the first program that can be built here."""
+        for way in self.ways:
             text = history.build(way.program)
             if text is not None:
                 return text
@@ -44,15 +44,9 @@ class Slot(msgspec.Struct):
         known = {way.program for way in self.ways}
         for rank, program in enumerate(history.explain(name, text)):
             if program not in known:
-                self._add(Way(program, Share(1.5 - 0.1 * min(rank, 9), 0.5)))
-
-    def _add(self, way: Way) -> None:
-        if len(self.ways) < MAX_WAYS:
-            self.ways.append(way)
-            return
-        worst = min(range(MAX_WAYS), key=lambda at: self.ways[at].right.probability)
-        if self.ways[worst].right.probability < way.right.probability:
-            self.ways[worst] = way
+                self.ways.append(Way(program, Share(1.5 - 0.1 * min(rank, 9), 0.5)))
+        self.ways.sort(key=lambda way: -way.right.probability)
+        del self.ways[MAX_WAYS:]
 
 
 class Form(msgspec.Struct):
@@ -123,15 +117,19 @@ class Context(msgspec.Struct):
         self.visits = min(self.visits + 1.0, MAX_FORGET)
 
     def offers(self, history: History, tool: str | None) -> Iterator[tuple[str, dict[str, str], float]]:
-        """Calls (tool, argument texts, probability) that may follow; with `tool`, given that it is this one."""
+        """Calls (tool, argument texts, probability) that may follow; with `tool`, given that it is this one;
+        the surest first."""
+        found = []
         for name, follow in self.follows.items():
-            if tool is not None and name != tool:
-                continue
-            likely = follow.next.probability if tool is None else 1.0
-            for form in follow.forms:
-                built = form.build(history)
-                if built is not None:
-                    yield name, built, likely * form.chosen.probability * form.exact.probability
+            if tool is None or name == tool:
+                likely = follow.next.probability if tool is None else 1.0
+                found += [
+                    (likely * form.chosen.probability * form.exact.probability, name, form) for form in follow.forms
+                ]
+        for probability, name, form in sorted(found, key=lambda one: -one[0]):
+            built = form.build(history)
+            if built is not None:
+                yield name, built, probability
 
     def _add(self, tool: str) -> None:
         if len(self.follows) == MAX_TOOLS:

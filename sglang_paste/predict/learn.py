@@ -8,7 +8,7 @@ from typing import Annotated, Generic, TypeVar
 import msgspec
 
 WINDOW = 32
-LOWEST, HIGHEST = 0.005, 0.995
+LOWEST, HIGHEST, TINY = 0.005, 0.995, 1e-12
 
 NonNegative = Annotated[float, msgspec.Meta(ge=0)]
 K = TypeVar("K")
@@ -30,9 +30,8 @@ class Share(msgspec.Struct):
     @property
     def probability(self) -> float:
         """The mean, kept inside (0, 1)."""
-        total = self.hits + self.misses
-        mean = self.hits / total if total > 0 else 0.5
-        return min(max(mean, LOWEST), HIGHEST)
+        mean = self.hits / (self.hits + self.misses + TINY)
+        return LOWEST if mean < LOWEST else HIGHEST if mean > HIGHEST else mean
 
     def update(self, hit: bool, *, keep: float = 0.98, surprise: float = 4e-3) -> None:
         """Count one outcome. `keep` is what a count is worth one outcome later; a run of equal outcomes that was

@@ -1,8 +1,10 @@
 """Candidates from patterns: what followed this tool before, with late-bound arguments."""
 
-import json
 import time
 from collections.abc import Callable, Mapping
+from itertools import islice
+
+import msgspec
 
 from sglang_paste.calls import SessionId, TenantId, ToolCall, call_key, parse_arguments
 from sglang_paste.errors import BadArguments
@@ -143,7 +145,7 @@ class PatternPredictor:
         context = self._context(key[0], session.place, tool)
         if context is None:
             return []
-        found = sorted(context.offers(session.history, tool), key=lambda offer: -offer[2])[:MAX_OFFERS]
+        found = islice(context.offers(session.history, tool), MAX_OFFERS)
         delay = _NAMED_DELAY
         if tool is None:
             elapsed = 0.0 if session.since is None else max(now - session.since, 0.0)
@@ -153,7 +155,7 @@ class PatternPredictor:
                 tenant=key[0],
                 session=key[1],
                 tool=name,
-                arguments={argument: json.loads(text) for argument, text in arguments.items()},
+                arguments={argument: msgspec.json.decode(text) for argument, text in arguments.items()},
                 probability=min(max(probability, 0.001), 0.999),
                 run_time=self._run_time(key[0], name),
                 claimed_in=delay,

@@ -1,7 +1,9 @@
 """Late-bound programs: how an argument of the next call is made from what the session has seen."""
 
-import json
 from collections.abc import Iterator
+from functools import lru_cache
+from itertools import islice
+from json.encoder import encode_basestring
 from typing import Annotated, Any
 
 import msgspec
@@ -12,6 +14,7 @@ from sglang_paste.predict.secret import holds_secret, is_secret_name, is_secret_
 
 MAX_PARSED_CHARS = 32_768
 MAX_LEAVES = 128
+MAX_ITEMS = 32
 MAX_LEAF_CHARS = 512
 MAX_CONSTANT_CHARS = 256
 MAX_ARGUMENTS_CHARS = 8_192
@@ -56,7 +59,7 @@ class History:
 
     def __init__(self) -> None:
         self._results: dict[str, dict[Path, str]] = {}
-        self._where: dict[str, dict[str, list[Path]]] = {}
+        self._where: dict[str, dict[str, tuple[Path, ...]]] = {}
         self._arguments: dict[str, str] = {}
 
     def push(self, tool: str, arguments: dict[str, str], content: str) -> None:
@@ -67,9 +70,11 @@ class History:
         while len(self._arguments) > _NAMES:
             del self._arguments[next(iter(self._arguments))]
         leaves = dict(_leaves(_parsed(content)))
-        where: dict[str, list[Path]] = {}
+        where: dict[str, tuple[Path, ...]] = {}
         for path, text in leaves.items():
-            where.setdefault(text, []).append(path)
+            known = where.get(text, ())
+            if len(known) < MAX_COPIES:
+                where[text] = (*known, path)
         self._results.pop(tool, None)
         self._results[tool], self._where[tool] = leaves, where
         while len(self._results) > _RESULTS:
@@ -90,7 +95,7 @@ class History:
         if trivial and _may_keep(name, text):
             yield Constant(text)
         for tool in reversed(self._results):
-            for path in self._where[tool].get(text, ())[:MAX_COPIES]:
+            for path in self._where[tool].get(text, ()):
                 yield Copied(tool, path)
         if self._arguments.get(name) == text:
             yield Earlier(name)
@@ -111,7 +116,9 @@ def texts(arguments: Arguments) -> dict[str, str] | None:
 
 def canonical_text(value: Any) -> str:
     """One text per JSON value. Raises BadArguments for what JSON cannot say."""
-    return canonical({"": value})[4:-1]
+    if type(value) is str and value.isascii():
+        return encode_basestring(value)
+    return str(value) if type(value) is int else canonical({"": value})[4:-1]
 
 
 def _is_trivial(text: str) -> bool:
@@ -120,14 +127,14 @@ def _is_trivial(text: str) -> bool:
 
 
 def _may_keep(name: str, text: str) -> bool:
-    return len(text) <= MAX_CONSTANT_CHARS and not is_secret_name(name) and not holds_secret(json.loads(text))
+    return len(text) <= MAX_CONSTANT_CHARS and not is_secret_name(name) and not holds_secret(msgspec.json.decode(text))
 
 
 def _parsed(content: str) -> Any:
     if len(content) <= MAX_PARSED_CHARS and content.lstrip()[:1] in ("{", "[", '"'):
         try:
-            return json.loads(content)
-        except (ValueError, RecursionError):
+            return msgspec.json.decode(content)
+        except (msgspec.DecodeError, RecursionError, UnicodeError):
             pass
     head = content[:MAX_PARSED_CHARS].splitlines()[: MAX_LINES * 4]
     return [line.strip() for line in head if line.strip()][:MAX_LINES]
@@ -141,7 +148,7 @@ def _leaves(root: Any) -> Iterator[tuple[Path, str]]:
         if seen >= MAX_LEAVES:
             return
         if isinstance(value, dict | list):
-            if len(path) < MAX_DEPTH and len(pending) < 8 * MAX_LEAVES:
+            if len(path) < MAX_DEPTH and len(pending) < 4 * MAX_LEAVES:
                 pending.extend(((*path, key), item) for key, item in _children(value))
             if not _is_flat(value):
                 continue
@@ -153,9 +160,15 @@ def _leaves(root: Any) -> Iterator[tuple[Path, str]]:
 
 def _children(value: dict[str, Any] | list[Any]) -> list[tuple[str | int, Any]]:
     if isinstance(value, list):
-        return list(enumerate(value[:MAX_LEAVES]))
-    head = list(value.items())[:MAX_LEAVES]
-    return [(key, item) for key, item in head if len(key) <= 64 and _text_of(key) and not is_secret_text(key)]
+        return list(enumerate(value[:MAX_ITEMS]))
+    head = islice(value.items(), MAX_ITEMS)
+    return [(key, item) for key, item in head if len(key) <= 64 and _is_plain(key)]
+
+
+@lru_cache(4096)
+def _is_plain(key: str) -> bool:
+    """Whether a key can be kept as part of a path."""
+    return _text_of(key) is not None and not is_secret_text(key)
 
 
 def _is_flat(value: Any) -> bool:
