@@ -1,0 +1,131 @@
+"""The demo's processes: two servers and a gateway, the engines on one core and the tools on another."""
+
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+
+HERE = Path(__file__).parent
+TOKEN = "demo"  # noqa: S105 -- loopback only, for the length of the demo
+START_SECONDS = 300
+
+
+class Side(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one side's model and tools are reached."""
+
+    name: str
+    model_url: str
+    tools_url: str
+
+
+class Processes:
+    """Starts programs on given cores with a log each, and ends them all with everything they started."""
+
+    def __init__(self, logs: Path) -> None:
+        self._logs = logs
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
+
+    def start(self, name: str, command: Sequence[str], cpus: set[int], environment: dict[str, str]) -> None:
+        with (self._logs / f"{name}.log").open("wb") as log:
+            ours = os.sched_getaffinity(0)
+            os.sched_setaffinity(0, cpus)
+            try:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **environment},
+                    process_group=0,
+                )
+            finally:
+                os.sched_setaffinity(0, ours)
+        self._running.append((name, process))
+
+    def wait_until_healthy(self, urls: Sequence[str], progress: Callable[[str], None]) -> None:
+        """Return when every URL answers 200; raises RuntimeError with the log's end when a program ends first."""
+        waiting, deadline = list(urls), time.monotonic() + START_SECONDS
+        while waiting:
+            waiting = [url for url in waiting if not _answers(url)]
+            for name, process in self._running:
+                if process.poll() is not None:
+                    raise RuntimeError(f"{name} ended with code {process.returncode}:\n{self._tail(name)}")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{waiting[0]} did not answer within {START_SECONDS} s; see {self._logs}")
+            progress(f"waiting for {len(waiting)} of {len(urls)}")
+            time.sleep(1)
+
+    def stop(self) -> None:
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            for _, process in self._running:
+                if process.poll() is None:
+                    os.killpg(process.pid, sign)
+            _wait_all([process for _, process in self._running], seconds=10)
+
+    def _tail(self, name: str) -> str:
+        return "\n".join((self._logs / f"{name}.log").read_text(errors="replace").splitlines()[-15:])
+
+
+def start_sides(processes: Processes, model: Path, state: Path) -> tuple[Side, Side]:
+    """Stock SGLang with a plain tool gateway, and SGLang with tool speculation; both on the same cores."""
+    cpus = sorted(os.sched_getaffinity(0))
+    engine, tools = {cpus[0]}, {cpus[-1]}
+    ports = _free_ports(4)
+    config = str(HERE / "tools.toml")
+    serve = _serve_command(model)
+    environment = {"SGLANG_USE_CPU_ENGINE": "1", "HF_HUB_OFFLINE": "1", "DEMO_TOKEN": TOKEN, "OMP_NUM_THREADS": "1"}
+    processes.start("stock", [*serve, "--port", str(ports[0])], engine, environment)
+    gateway = [sys.executable, "-m", "sglang_paste.cli", "speculator", "--tool-config", config]
+    gateway += ["--port", str(ports[1]), "--api-key-env", "DEMO_TOKEN", "--state-dir", str(state / "stock")]
+    processes.start("stock-tools", gateway, tools, environment)
+    speculation = ["--enable-tool-speculation", "--tool-config", config, "--tool-gateway-port", str(ports[3])]
+    speculation += ["--tool-cpus", str(cpus[-1]), "--tool-state-dir", str(state / "paste")]
+    processes.start("paste", [*serve, "--port", str(ports[2]), *speculation], engine, environment)
+    urls = [f"http://127.0.0.1:{port}" for port in ports]
+    stock = Side(name="stock", model_url=urls[0], tools_url=urls[1])
+    return stock, Side(name="paste", model_url=urls[2], tools_url=urls[3])
+
+
+def _serve_command(model: Path) -> list[str]:
+    return [
+        *(sys.executable, "-m", "sglang.launch_server", "--model-path", str(model), "--device", "cpu"),
+        *("--attention-backend", "paste_cpu", "--tool-call-parser", "hermes", "--api-key", TOKEN),
+        *("--max-total-tokens", "16384", "--mem-fraction-static", "0.4", "--sleep-on-idle"),
+        *("--log-level", "warning"),
+    ]
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports below the ephemeral range, from which the engine's own sockets are drawn."""
+    return list(itertools.islice((port for port in range(21_000, 32_000) if _is_free(port)), count))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def _wait_all(processes: Sequence[subprocess.Popen[Any]], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return
