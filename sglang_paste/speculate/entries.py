@@ -1,5 +1,6 @@
 """One speculative call in the ledger, and what the ledger answers with."""
 
+from math import inf
 from typing import Literal
 
 import msgspec
@@ -7,7 +8,8 @@ import msgspec
 from sglang_paste.calls import Arguments, SessionId, TenantId
 from sglang_paste.errors import LedgerError
 from sglang_paste.execute.base import Outcome
-from sglang_paste.predict.base import RunTime, Source
+from sglang_paste.predict.base import Candidate, RunTime, Source
+from sglang_paste.speculate.epochs import Footprint
 
 State = Literal["queued", "running", "ready", "claimed", "squashed", "expired", "failed", "cancelled"]
 ClaimKind = Literal["reused", "joined", "promoted", "miss"]
@@ -24,16 +26,19 @@ END_STATES: frozenset[State] = frozenset({"claimed", "squashed", "expired", "fai
 class Entry(msgspec.Struct, eq=False, kw_only=True):
     """A speculative call. Only the ledger changes it.
 
-    `epoch` is the time of the last write to what it reads when it was admitted, in writes. `waiters` counts the
-    joined claims that wait for its run; `asked` stays true once there was one. `executing` says that a tool is at
-    work for it, which can outlast its end by the time its run takes to be cancelled. Times are CLOCK_MONOTONIC
-    seconds; `why` tells in a word why it ended.
+    `epoch` counts the writes the ledger had seen when it was admitted; a later one to what it reads ends it.
+    `shared` says that its result may serve several claims, because the tool is pure. `waiters` counts the joined
+    claims that have not collected yet; `asked` stays true once there was one. `executing` says that a tool is at
+    work for it, which can outlast its end by the time a run takes to be cancelled. `size` is the result's in bytes.
+    Times are CLOCK_MONOTONIC seconds; `why` tells in a word or two why it ended.
     """
 
     id: int
     tenant: TenantId
     session: SessionId
     epoch: int
+    reads: Footprint
+    shared: bool
     tool: str
     arguments: Arguments
     key: str
@@ -42,6 +47,7 @@ class Entry(msgspec.Struct, eq=False, kw_only=True):
     run_time: RunTime
     claimed_in: float
     queued_at: float
+    expires_at: float = inf
     state: State = "queued"
     why: str = ""
     waiters: int = 0
@@ -61,6 +67,12 @@ class Entry(msgspec.Struct, eq=False, kw_only=True):
     def worth(self) -> float:
         """Seconds it is expected to save, before what it may waste."""
         return self.probability * min(self.run_time.p50, self.claimed_in)
+
+    def refresh(self, candidate: Candidate) -> None:
+        """The same call was predicted again; the better odds hold."""
+        if candidate.probability > self.probability:
+            self.probability, self.source = candidate.probability, candidate.source
+            self.run_time, self.claimed_in = candidate.run_time, candidate.claimed_in
 
     def move(self, state: State, now: float, why: str = "") -> None:
         """Go on to `state`; raises LedgerError where that is not a step of an entry's life."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from sglang_paste.config import Limits, Policy
+from sglang_paste.speculate.budget import Usage
 from sglang_paste.speculate.entries import Entry
 
 
@@ -15,9 +16,15 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     tools: float = 0.0
 
 
+def price(limits: Limits, load: Load) -> float:
+    """What a wasted second costs in seconds of somebody's waiting, between `limits.price` by load."""
+    idle, full = limits.price
+    return idle + (full - idle) * min(1.0, max(0.0, load.engine, load.tools))
+
+
 def utility(probability: float, run_time: float, claimed_in: float, price: float) -> float:
     """Seconds gained by running a call now: p · min(run time, time until claimed) − (1 − p) · price · run time."""
-    raise NotImplementedError
+    return probability * min(run_time, claimed_in) - (1 - probability) * price * run_time
 
 
 def choose(
@@ -29,5 +36,18 @@ def choose(
     load: Load,
 ) -> list[Entry]:
     """The entries to start now, best first. `authoritative` counts the running authoritative calls by tool, joined
-    entries not among them. The caller starts all of them or asks again."""
-    raise NotImplementedError
+    entries not among them.
+
+    The median stands for the expected run time, and the expected time until a call is claimed does not shrink while
+    it waits: that it was not claimed so far says nothing about when it will be.
+    """
+    cost = price(limits, load)
+    gains = [(utility(each.probability, each.run_time.p50, each.claimed_in, cost), each) for each in queued]
+    usage = Usage(executing, authoritative)
+    chosen = []
+    for gain, entry in sorted(gains, key=lambda pair: (-pair[0], pair[1].id)):
+        policy = policies.get(entry.tool)
+        if gain > 0 and policy is not None and usage.has_room(entry, policy, limits):
+            usage.add(entry)
+            chosen.append(entry)
+    return chosen
