@@ -92,7 +92,7 @@ class Load:
         found = self._timed("confirm", lambda: self._predictors.confirm(call, content, 0.2, ok=True))
         if len(content) > 16_384:
             self.times[LARGE].append(self.times["confirm"][-1])
-        back = {"call_id": "c", "arguments": text, "content": content}
+        back: dict[str, Any] = {"call_id": "c", "arguments": text, "content": content}
         self._observe(ToolReturned(**said, time=time.monotonic(), tool=tool, **back))
         return found
 
