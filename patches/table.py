@@ -84,7 +84,102 @@ SIDE_PROCESS = (
     ),
 )
 
-HOOKS: tuple[Hook, ...] = (*PARSER, *SIDE_PROCESS)
+BOUNDARIES = (
+    Hook(
+        target="sglang.srt.managers.scheduler.Scheduler._add_request_to_queue",
+        kind="around",
+        roles=("scheduler",),
+        signature="(self, req, is_retracted=False)",
+        function="scheduler:queued",
+    ),
+    Hook(
+        target="sglang.srt.managers.schedule_batch.Req.update_finish_state",
+        kind="after",
+        roles=("scheduler",),
+        signature="(self, new_accepted_len=1)",
+        function="scheduler:committed",
+    ),
+    Hook(
+        target="sglang.srt.managers.scheduler._make_abort_req",
+        kind="after",
+        roles=("scheduler",),
+        signature="(req, finished_reason=None)",
+        function="scheduler:aborted",
+    ),
+    Hook(
+        target="sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat._convert_to_internal_request",
+        kind="after",
+        roles=("main",),
+        signature="(self, request, raw_request=None)",
+        function="serving_chat:converted",
+    ),
+    Hook(
+        target="sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat._build_chat_response",
+        kind="after",
+        roles=("main",),
+        signature="(self, request, ret, created)",
+        function="serving_chat:built",
+    ),
+    Hook(
+        target="sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat._process_tool_call_stream",
+        kind="around",
+        roles=("main",),
+        signature=(
+            "async (self, index, delta, parser_dict, content, request, has_tool_calls, created,"
+            " continuous_usage_stats=False, flush=False)"
+        ),
+        function="serving_chat:streamed",
+    ),
+    Hook(
+        target="sglang.srt.entrypoints.openai.serving_responses.OpenAIServingResponses.create_responses",
+        kind="around",
+        roles=("main",),
+        signature="async (self, request, raw_request=None)",
+        function="serving_responses:created",
+    ),
+    Hook(
+        target=("sglang.srt.entrypoints.openai.serving_responses.OpenAIServingResponses._generate_with_builtin_tools"),
+        kind="around",
+        roles=("main",),
+        signature=(
+            "async (self, request_id, request_prompt, adapted_request, sampling_params, context, raw_request=None,"
+            " priority=None, **kwargs)"
+        ),
+        function="serving_responses:generating",
+    ),
+    Hook(
+        target=("sglang.srt.entrypoints.openai.serving_responses.OpenAIServingResponses._make_response_output_items"),
+        kind="after",
+        roles=("main",),
+        signature=(
+            "(self, request, final_output, tokenizer, output_logprobs=None, *, require_reasoning, output_ids=None,"
+            " finish_reason=None)"
+        ),
+        function="serving_responses:made_items",
+    ),
+    Hook(
+        target=(
+            "sglang.srt.entrypoints.openai.serving_responses.OpenAIServingResponses"
+            ".responses_stream_generator_non_harmony"
+        ),
+        kind="around",
+        roles=("main",),
+        signature=(
+            "async (self, request, sampling_params, result_generator, model_name, tokenizer, request_metadata,"
+            " created_time=None, *, require_reasoning, tool_adapter=None)"
+        ),
+        function="serving_responses:streamed",
+    ),
+    Hook(
+        target="sglang.srt.managers.tokenizer_manager.TokenizerManager._create_tokenized_object",
+        kind="after",
+        roles=("main",),
+        signature="(self, obj, input_text, input_ids, input_embeds=None, mm_inputs=None, token_type_ids=None)",
+        function="tokenizer_manager:tokenized",
+    ),
+)
+
+HOOKS: tuple[Hook, ...] = (*PARSER, *SIDE_PROCESS, *BOUNDARIES)
 
 
 def hooks_of(role: Role, hooks: Iterable[Hook] | None = None) -> list[Hook]:

@@ -1,0 +1,55 @@
+"""The way from this process to the side process."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from sglang_paste.boundary import Sink
+from sglang_paste.events import Message, Ping
+from sglang_paste.patches.arm import settings
+from sglang_paste.wire.bus import EngineBus, EngineSide
+
+HEARTBEAT_S = 1.0
+
+
+class BusSink:
+    """Sends events from any thread; with them, once a second, a heartbeat that says how many were dropped."""
+
+    def __init__(
+        self, name: str, connect: Callable[[], EngineSide], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._name = name
+        self._connect = connect
+        self._clock = clock
+        self._bus: EngineSide | None = None
+        self._lock = threading.Lock()
+        self._beat = 0.0
+
+    def send(self, events: Sequence[Message]) -> None:
+        """Never waits for the side process."""
+        with self._lock:
+            if self._bus is None:
+                self._bus = self._connect()
+            now = self._clock()
+            if now - self._beat >= HEARTBEAT_S:
+                self._beat = now
+                self._bus.poll()
+                events = [*events, Ping(sender=self._name, time=now, dropped=self._bus.dropped)]
+            self._bus.send(events)
+
+
+_sink: Sink | None = None
+
+
+def sink(name: str) -> Sink:
+    """This process's way out; `name` is used by whoever asks first."""
+    global _sink
+    if _sink is None:
+        _sink = BusSink(name, lambda: EngineBus(settings().run_dir, name))
+    return _sink
+
+
+def use(replacement: Sink | None) -> None:
+    """Put another sink in place, or None for a new one: for tests and tools."""
+    global _sink
+    _sink = replacement
