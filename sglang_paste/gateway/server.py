@@ -18,8 +18,9 @@ MAX_CONNECTIONS = 2048
 _BACKLOG = 512
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """The gateway's listening socket; port 0 takes a free one. Raises ConfigError where it cannot be had."""
+def bind(host: str, port: int) -> socket.socket:
+    """The gateway's socket, which does not listen yet; port 0 takes a free one. Raises ConfigError where it cannot be
+    had."""
     try:
         [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         listener = socket.socket(family, kind, protocol)
@@ -28,7 +29,6 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         raise ConfigError(
@@ -56,6 +56,7 @@ async def serving(desk: Desk, auth: Auth, listener: socket.socket, *, grace: flo
             access_log=False,
             server_header=False,
             limit_concurrency=MAX_CONNECTIONS,
+            backlog=_BACKLOG,
             timeout_graceful_shutdown=max(1, round(grace)),
         )
     )

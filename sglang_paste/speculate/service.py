@@ -1,0 +1,276 @@
+"""The side process: hears the engine, runs tools early, answers authoritative calls."""
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any, Protocol
+
+import anyio
+import anyio.lowlevel
+from anyio.abc import TaskGroup
+
+from sglang_paste.calls import ToolCall
+from sglang_paste.config import Policy, Settings, ToolConfig
+from sglang_paste.errors import ConfigError
+from sglang_paste.events import (
+    CallAborted,
+    CallIssued,
+    CallLikely,
+    CallReady,
+    EngineEvent,
+    Event,
+    Message,
+    Ping,
+    SessionEnded,
+    ToolReturned,
+    TurnEnded,
+)
+from sglang_paste.execute.catalog import Catalog, ToolInfo, load_config
+from sglang_paste.gateway.auth import Auth
+from sglang_paste.gateway.server import bind, serving
+from sglang_paste.observe.metrics import Metrics
+from sglang_paste.observe.spans import Spans
+from sglang_paste.predict import Candidate, Predictors, ToolShape
+from sglang_paste.speculate.budget import effective_limits
+from sglang_paste.speculate.desk import ToolDesk
+from sglang_paste.speculate.early import Early
+from sglang_paste.speculate.entries import Entry
+from sglang_paste.speculate.journal import Journal
+from sglang_paste.speculate.ledger import Ledger
+from sglang_paste.speculate.record import Recorder
+from sglang_paste.speculate.tools import Tools, refresh
+from sglang_paste.wire.bus import Side, SideBus
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 0.25
+BEAT_S = 1.0
+SAVE_S = 5.0
+ENGINE_SILENT_S = 5.0
+GRACE_S = 2.0
+
+
+class Learning(Protocol):
+    """predict.Predictors, as far as it is used here."""
+
+    def observe(self, event: Event) -> list[Candidate]: ...
+
+    def confirm(
+        self, call: ToolCall, content: str, duration: float, *, ok: bool, asked: float | None = None
+    ) -> list[Candidate]: ...
+
+    async def save(self) -> None: ...
+
+
+class Service:
+    """The loops, around one ledger. Everything in it belongs to one event loop."""
+
+    def __init__(
+        self,
+        tools: Tools,
+        config: ToolConfig,
+        budget: int | None,
+        bus: Side,
+        learning: Learning,
+        journal: Journal,
+        tasks: TaskGroup,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._tools = tools
+        self._bus = bus
+        self._learning = learning
+        self._tasks = tasks
+        self._clock = clock
+        self._policies: dict[str, Policy] = {}
+        refresh(self._policies, tools)
+        self._heard_at: float | None = None
+        self.metrics = Metrics(self._policies.keys())
+        self._recorder = Recorder(self.metrics, Spans())
+        limits = effective_limits(config.limits, budget)
+        self._ledger = Ledger(self._policies, limits)
+        self._early = Early(self._ledger, tools, self._policies, limits, journal, self._recorder, self.spawn, clock)
+        self.desk = ToolDesk(
+            tools, self._ledger, journal, self._early, learning, self._recorder, self.spawn, clock, self.engine_alive
+        )
+
+    def engine_alive(self) -> bool:
+        """Whether an engine was heard lately."""
+        return self._heard_at is not None
+
+    def start(self) -> None:
+        """Begin to listen and to beat."""
+        self.spawn(self._listen())
+        self.spawn(self._beat())
+        self.spawn(self._save())
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` beside all else; what goes wrong in it is logged and counted, and ends nothing else."""
+        self._tasks.start_soon(self._guarded, work)
+
+    def close(self) -> None:
+        """Cancel what runs early."""
+        self._early.drop(self._ledger.close(self._clock()))
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception:
+            logger.exception("a task of the side process failed")
+            self.metrics.errors.labels("internal").inc()
+
+    async def _listen(self) -> None:
+        while True:
+            sender, messages = await self._bus.recv()
+            for message in messages:
+                try:
+                    self._take(sender, message)
+                except Exception:
+                    logger.exception("a message of %s could not be handled", sender)
+                    self.metrics.errors.labels("internal").inc()
+            # Frames that are there already are received without waiting; the other tasks must have their turn.
+            await anyio.lowlevel.checkpoint()
+
+    def _take(self, sender: str, message: Message) -> None:
+        self._heard_at = self._clock()
+        if isinstance(message, Ping):
+            self.metrics.dropped.labels(sender).set(message.dropped)
+            return
+        self._recorder.event(message)
+        self._early.drop(self._ended_by(message))
+        if isinstance(message, TurnEnded) and not message.calls:
+            self._early.give_up("turn ended", lambda entry: _same_session(entry, message))
+        self._early.offer(self._learning.observe(message))
+
+    def _ended_by(self, event: EngineEvent) -> list[Entry]:
+        now = self._clock()
+        match event:
+            case CallLikely() | CallReady() | CallIssued():
+                return self._ledger.announce(event, now)
+            case CallAborted():
+                return self._ledger.withdraw(event, now)
+            case ToolReturned():
+                return self._ledger.returned(event, now)
+            case SessionEnded():
+                return self._ledger.end_session(event.tenant, event.session, now)
+        return []
+
+    async def _beat(self) -> None:
+        next_beat = 0.0
+        while True:
+            now = self._clock()
+            self._early.drop(self._ledger.expire(now))
+            self._early.plan()
+            if now >= next_beat:
+                next_beat = now + BEAT_S
+                await self._bus.ping_all()
+                self._look(now)
+            await anyio.sleep(TICK_S)
+
+    def _look(self, now: float) -> None:
+        """Once a second: is the engine there, what tools are there, how much is held."""
+        if self._heard_at is not None and now - self._heard_at > ENGINE_SILENT_S:
+            logger.warning("the engine has not been heard for %.0f s", ENGINE_SILENT_S)
+            self._heard_at = None
+            self._early.give_up("engine gone", lambda entry: True)
+        refresh(self._policies, self._tools)
+        self.metrics.engine_alive.set(self.engine_alive())
+        self.metrics.malformed.set(self._bus.malformed)
+        self.metrics.entries.set(len(self._ledger.queued()) + len(self._ledger.executing()))
+        self.metrics.result_bytes.set(self._ledger.results_bytes)
+
+    async def _save(self) -> None:
+        while True:
+            await anyio.sleep(SAVE_S)
+            await self._learning.save()
+
+
+async def serve(
+    settings: Settings, *, catalog: Catalog | None = None, on_ready: Callable[[int], None] = lambda port: None
+) -> None:
+    """Serve until SIGTERM, SIGINT or cancellation; `on_ready` is told the gateway's port. Raises ConfigError where the
+    settings or tools.toml cannot be used, and leaves nothing behind."""
+    config = load_config(settings.tool_config) if settings.tool_config else ToolConfig()
+    auth = Auth(settings.gateway_host, settings.api_key, config.tenants)
+    with contextlib.ExitStack() as stack:
+        bus = stack.enter_context(contextlib.closing(SideBus(settings.run_dir)))
+        listener = stack.enter_context(contextlib.closing(bind(settings.gateway_host, settings.gateway_port)))
+        state = _state_folder(settings.state_dir)
+        journal = stack.enter_context(contextlib.closing(Journal(state / "journal.sqlite", clock=time.time)))
+        async with _opened(catalog or Catalog(config)) as tools:
+            shapes = {tool.name: _shape(tool) for tool in tools.tools()}
+            learning = stack.enter_context(contextlib.closing(Predictors(str(state), shapes)))
+            async with anyio.create_task_group() as tasks:
+                service = Service(tools, config, settings.budget, bus, learning, journal, tasks)
+                await _until_stopped(service, auth, listener, on_ready)
+                tasks.cancel_scope.cancel()
+
+
+async def _until_stopped(
+    service: Service, auth: Auth, listener: socket.socket, on_ready: Callable[[int], None]
+) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with serving(service.desk, auth, listener, grace=GRACE_S):
+            service.start()
+            host, port = listener.getsockname()[:2]
+            logger.info("ready: %d tools at http://%s:%d", len(service.desk.offers()), host, port)
+            on_ready(port)
+            async for _ in signals:
+                break
+            await service.desk.close(GRACE_S)
+            service.close()
+
+
+@contextlib.asynccontextmanager
+async def _opened(catalog: Catalog) -> AsyncIterator[Catalog]:
+    try:
+        await catalog.open()
+        yield catalog
+    finally:
+        with anyio.CancelScope(shield=True):
+            await catalog.close()
+
+
+def _state_folder(path: str) -> Path:
+    folder = Path(path)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"the state directory {path!r} cannot be used ({error}); choose another") from error
+    return folder
+
+
+def _shape(tool: ToolInfo) -> ToolShape:
+    properties = tool.parameters.get("properties")
+    return ToolShape(tuple(properties) if isinstance(properties, dict) else (), tool.policy.inert)
+
+
+def _same_session(entry: Entry, event: Event) -> bool:
+    return (entry.tenant, entry.session) == (event.tenant, event.session)
+
+
+def main(settings: Settings) -> int:
+    """Serve; the exit status is 2 where the settings or tools.toml cannot be used, with one sentence on stderr."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    # One line for every request to a tool server is too much.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        if settings.cpus is not None:
+            _bind_to(settings.cpus)
+        anyio.run(serve, settings)
+    except ConfigError as error:
+        print(f"sglang-paste: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _bind_to(cpus: tuple[int, ...]) -> None:
+    try:
+        os.sched_setaffinity(0, cpus)
+    except OSError as error:
+        raise ConfigError(f"the cores {cpus} cannot be used ({error}); name cores of this machine") from error

@@ -1,0 +1,506 @@
+"""The side process's loops with tools that do as they are told: what runs early, who gets it, what is called off."""
+
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import pytest
+
+from sglang_paste.calls import Arguments, SessionId, TenantId, ToolCall
+from sglang_paste.config import Limits, Policy, ToolConfig
+from sglang_paste.errors import BadArguments, CallError, OutcomeUnknown, Unavailable, UnknownTool
+from sglang_paste.events import CallReady, Event, Ping, ToolReturned, TurnEnded, TurnStarted
+from sglang_paste.execute.base import Outcome
+from sglang_paste.execute.catalog import ToolInfo
+from sglang_paste.gateway.api import Answer, Ticket
+from sglang_paste.predict import Candidate, RunTime
+from sglang_paste.speculate import service as service_module
+from sglang_paste.speculate.journal import Journal
+from sglang_paste.speculate.service import Service
+from sglang_paste.wire.memory import MemorySide
+
+T = TypeVar("T")
+DEADLINE = 10.0
+TENANT, SESSION = TenantId("default"), SessionId("s1")
+READ = Policy(effect="read", reads=("files",), observes="local", speculate=True, concurrency=2)
+WRITE = Policy(effect="write", writes=("files",), observes="local")
+PURE = Policy(effect="pure", observes="local", speculate=True)
+
+
+class FakeRun:
+    def __init__(self, call: ToolCall, speculative: bool) -> None:
+        self.call, self.speculative = call, speculative
+        self.promoted = self.cancelled = False
+        self._outcome: Outcome | None = None
+        self._done = anyio.Event()
+
+    def finish(self, content: str = "ok", **rest: Any) -> None:
+        if self._outcome is None:
+            self._outcome = Outcome(content=content, duration=0.5, **rest)
+            self._done.set()
+
+    async def wait(self) -> Outcome:
+        await self._done.wait()
+        assert self._outcome is not None
+        return self._outcome
+
+    def promote(self) -> None:
+        self.promoted = True
+
+    async def cancel(self) -> None:
+        self.cancelled = True
+        self.finish("cancelled", failure="cancelled")
+
+
+class FakeTools:
+    def __init__(self, **policies: Policy) -> None:
+        schema = {"type": "object", "properties": {"path": {"type": "string"}}}
+        self.policies = policies
+        self.infos = {
+            name: ToolInfo(name=name, description="", parameters=schema, policy=policy, kind="python")
+            for name, policy in policies.items()
+        }
+        self.runs: list[FakeRun] = []
+
+    def tools(self) -> list[ToolInfo]:
+        return list(self.infos.values())
+
+    def tool(self, name: str) -> ToolInfo:
+        if name not in self.infos:
+            raise UnknownTool(f"there is no tool {name!r}")
+        return self.infos[name]
+
+    def validate(self, name: str, arguments: Arguments) -> None:
+        self.tool(name)
+        if not isinstance(arguments.get("path", ""), str):
+            raise BadArguments("path must be a text")
+
+    def why_not_early(self, name: str) -> str | None:
+        return None if self.tool(name).policy.speculate else "it is not marked"
+
+    def launch(self, call: ToolCall, *, speculative: bool) -> FakeRun:
+        run = FakeRun(call, speculative)
+        self.runs.append(run)
+        return run
+
+
+class FakeLearning:
+    """A stream predictor that is always sure."""
+
+    def __init__(self) -> None:
+        self.confirmed: list[tuple[ToolCall, str, bool]] = []
+
+    def observe(self, event: Event) -> list[Candidate]:
+        return [candidate(event.tool, event.arguments, event.session)] if isinstance(event, CallReady) else []
+
+    def confirm(
+        self, call: ToolCall, content: str, duration: float, *, ok: bool, asked: float | None = None
+    ) -> list[Candidate]:
+        self.confirmed.append((call, content, ok))
+        return []
+
+    async def save(self) -> None:
+        pass
+
+
+def candidate(tool: str, arguments: str, session: SessionId = SESSION) -> Candidate:
+    return Candidate(
+        tenant=TENANT,
+        session=session,
+        tool=tool,
+        arguments={"path": arguments.split('"')[3]} if arguments != "{}" else {},
+        probability=0.99,
+        run_time=RunTime(p50=1.0, p90=2.0),
+        claimed_in=1.0,
+        source="stream",
+    )
+
+
+def arguments(path: str) -> str:
+    return f'{{"path":"{path}"}}'
+
+
+class House:
+    """A service with its engine, its tools and its journal."""
+
+    def __init__(self, service: Service, bus: MemorySide, tools: FakeTools, learning: FakeLearning) -> None:
+        self.service, self.bus, self.tools, self.learning = service, bus, tools, learning
+        self.desk = service.desk
+        self.engine = bus.connect("scheduler-0")
+        self.indices = itertools.count()
+
+    def say(self, kind: type[Event], session: SessionId = SESSION, **rest: Any) -> None:
+        common = {"tenant": TENANT, "session": session, "request": "r1", "position": 1, "time": time.monotonic()}
+        self.engine.send([kind(**common, **rest)])
+
+    def ready(self, tool: str, path: str, session: SessionId = SESSION) -> None:
+        self.say(CallReady, session, index=next(self.indices), tool=tool, arguments=arguments(path))
+
+    def call(self, tool: str, path: str, **rest: Any) -> Ticket:
+        return self.desk.call(ToolCall(tenant=TENANT, tool=tool, arguments={"path": path}, **rest))
+
+    async def early(self, tool: str, path: str, session: SessionId = SESSION) -> FakeRun:
+        """Announce a call and wait until it runs."""
+        before = len(self.tools.runs)
+        self.ready(tool, path, session)
+        return await until(lambda: self.tools.runs[before] if len(self.tools.runs) > before else None)
+
+    async def run(self, number: int) -> FakeRun:
+        return await until(lambda: self.tools.runs[number] if len(self.tools.runs) > number else None)
+
+    async def heard(self) -> None:
+        """Until all that was said is handled."""
+        before = self.service.engine_alive()
+        marker = float(id(object()) % 1_000_000)
+        self.engine.send([Ping(sender="test", time=marker, dropped=int(marker))])
+        dropped = self.service.metrics.dropped.labels("scheduler-0")
+        await until(lambda: dropped._value.get() == marker or None)
+        assert self.service.engine_alive() or before is False
+
+    def count(self, name: str) -> float:
+        lines = self.service.metrics.text().decode().splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+
+async def until(found: Callable[[], T | None]) -> T:
+    with anyio.fail_after(DEADLINE):
+        while True:
+            value = found()
+            if value is not None:
+                return value
+            await anyio.sleep(0.001)
+
+
+async def answer(ticket: Ticket) -> Answer:
+    with anyio.fail_after(DEADLINE):
+        return ticket.ready() or await ticket.wait()
+
+
+@contextlib.asynccontextmanager
+async def house(folder: Path, tools: FakeTools, limits: Limits | None = None) -> AsyncIterator[House]:
+    bus, learning = MemorySide(), FakeLearning()
+    config = ToolConfig(limits=limits or Limits())
+    with contextlib.closing(Journal(folder / "journal.sqlite")) as journal:
+        async with anyio.create_task_group() as tasks:
+            service = Service(tools, config, None, bus, learning, journal, tasks)
+            service.start()
+            yield House(service, bus, tools, learning)
+            service.close()
+            for run in tools.runs:
+                run.finish()
+            tasks.cancel_scope.cancel()
+    bus.close()
+
+
+def check(main: Callable[[], Awaitable[None]]) -> None:
+    anyio.run(main)
+
+
+def test_a_ready_call_runs_early_and_its_result_is_there_at_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with house(tmp_path, FakeTools(read=READ)) as home:
+            run = await home.early("read", "a")
+            assert run.speculative
+            run.finish("text of a")
+            await until(lambda: home.count("paste_tool_seconds_count") or None)
+            ticket = home.call("read", "a")
+            found = ticket.ready()
+            assert found is not None
+            assert (found.how, found.outcome.content) == ("reused", "text of a")
+            await until(lambda: home.learning.confirmed or None)
+            [(call, content, ok)] = home.learning.confirmed
+            assert (call.session, content, ok) == (SESSION, "text of a", True)
+            assert home.count('paste_speculative_ends_total{end="claimed"') == 1
+            assert home.count("paste_wasted_runs_total") == 0
+            assert {span.lane for span in home.desk.spans(TENANT)} == {"speculative", "tool"}
+
+    check(main)
+
+
+def test_a_running_call_is_joined_and_promoted(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with house(tmp_path, FakeTools(read=READ)) as home:
+            run = await home.early("read", "a")
+            ticket = home.call("read", "a", session=SESSION)
+            assert ticket.ready() is None
+            assert run.promoted
+            run.finish("text of a")
+            assert (await answer(ticket)).how == "joined"
+            assert len(home.tools.runs) == 1
+
+    check(main)
+
+
+@pytest.mark.parametrize("failure", ["crashed", "timeout", "unavailable"])
+def test_a_joined_call_that_fails_runs_again_for_real(tmp_path: Path, failure: Any) -> None:
+    async def main() -> None:
+        async with house(tmp_path, FakeTools(read=READ)) as home:
+            early = await home.early("read", "a")
+            ticket = home.call("read", "a", session=SESSION)
+            early.finish("gone", failure=failure)
+            real = await home.run(1)
+            assert not real.speculative
+            real.finish("text of a")
+            found = await answer(ticket)
+            assert (found.how, found.outcome.content) == ("run", "text of a")
+
+    check(main)
+
+
+def test_a_queued_call_is_promoted(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with house(tmp_path, FakeTools(read=READ), Limits(speculative=1)) as home:
+            await home.early("read", "a")
+            home.ready("read", "b")
+            await home.heard()
+            ticket = home.call("read", "b", session=SESSION)
+            (await home.run(1)).finish("text of b")
+            assert not home.tools.runs[1].speculative
+            assert (await answer(ticket)).how == "promoted"
+
+    check(main)
+
+
+def test_another_call_simply_runs(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with house(tmp_path, FakeTools(read=READ)) as home:
+            (await home.early("read", "a")).finish("text of a")
+            for session in (SESSION, SessionId("s2")):
+                path = "b" if session == SESSION else "a"
+                ticket = home.call("read", path, session=session)
+                run = await until(lambda: next((r for r in home.tools.runs if not r.speculative), None))
+                run.finish("by itself")
+                assert (await answer(ticket)).how == "run"
+                home.tools.runs.remove(run)
+
+    check(main)
+
+
+def test_a_write_squashes_what_reads_it_while_it_runs(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with house(tmp_path, FakeTools(read=READ, write=WRITE)) as home:
+            early = await home.early("read", "a")
+            joined = home.call("read", "a", session=SESSION)
+            ticket = home.call("write", "a", session=SESSION)
+            write = await until(lambda: next((r for r in home.tools.runs if r.call.tool == "write"), None))
+            await until(lambda: early.cancelled or None)
+            home.ready("read", "c")
+            await home.heard()
+            assert home.count('paste_refusals_total{reason="write under way"') == 1
+            write.finish("written")
+            assert (await answer(ticket)).how == "run"
+            again = await until(
+                lambda: next((r for r in home.tools.runs if r is not early and r.call.tool == "read"), None)
+            )
+            again.finish("new text of a")
+            assert (await answer(joined)).outcome.content == "new text of a"
+
+    check(main)
+
+
+def test_a_write_elsewhere_squashes_too(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with house(tmp_path, FakeTools(read=READ, write=WRITE)) as home:
+            early = await home.early("read", "a")
+            home.say(ToolReturned, tool="write", call_id="c9", arguments=arguments("z"), content="done")
+            await until(lambda: early.cancelled or None)
+            assert home.count("paste_squashes_total") == 1
+
+    check(main)
+
+
+def test_authoritative_calls_go_first(tmp_path: Path) -> None:
+    async def main() -> None:
+        tools = FakeTools(read=Policy(effect="read", reads=("f",), observes="local", speculate=True, concurrency=1))
+        async with house(tmp_path, tools) as home:
+            early = await home.early("read", "a")
+            ticket = home.call("read", "b", session=SESSION)
+            await until(lambda: early.cancelled or None)
+            (await home.run(1)).finish("text of b")
+            assert (await answer(ticket)).how == "run"
+            assert home.count('paste_speculative_ends_total{end="cancelled"') == 1
+            assert home.count("paste_wasted_runs_total") == 1
+
+    check(main)
+
+
+def test_a_turn_without_calls_and_a_lost_engine_end_what_is_pointless(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "ENGINE_SILENT_S", 0.2)
+    monkeypatch.setattr(service_module, "BEAT_S", 0.05)
+
+    async def main() -> None:
+        async with house(tmp_path, FakeTools(read=READ)) as home:
+            home.say(TurnStarted, prompt_tokens=5, tools=("read",))
+            first = await home.early("read", "a")
+            home.say(TurnEnded, reason="stop", calls=0)
+            await until(lambda: first.cancelled or None)
+            second = await home.early("read", "b")
+            assert home.service.engine_alive()
+            await until(lambda: second.cancelled or None)
+            assert not home.service.engine_alive()
+            assert [span.outcome for span in home.desk.spans(TENANT) if span.lane == "model"] == ["stop"]
+
+    check(main)
+
+
+def test_a_call_id_runs_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with house(tmp_path, FakeTools(write=WRITE)) as home:
+            tickets = [home.call("write", "a", call_id="c1") for _ in range(3)]
+            (await home.run(0)).finish("written")
+            assert [(await answer(ticket)).how for ticket in tickets] == ["run", "joined", "joined"]
+            again = home.call("write", "a", call_id="c1").ready()
+            assert again is not None
+            assert (again.how, again.outcome.content) == ("replayed", "written")
+            assert len(home.tools.runs) == 1
+            with pytest.raises(CallError):
+                home.call("write", "b", call_id="c1")
+
+    check(main)
+
+
+def test_after_a_crash_nobody_guesses(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with house(tmp_path, FakeTools(write=WRITE)) as home:
+            home.call("write", "a", call_id="c1")
+            await home.run(0)
+            home.tools.runs.clear()
+        async with house(tmp_path, FakeTools(write=WRITE)) as home:
+            with pytest.raises(OutcomeUnknown):
+                home.call("write", "a", call_id="c1")
+            assert not home.tools.runs
+
+    check(main)
+
+
+def test_a_call_that_never_started_may_be_made_again(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with house(tmp_path, FakeTools(write=WRITE)) as home:
+            ticket = home.call("write", "a", call_id="c1")
+            (await home.run(0)).finish("no server", failure="unavailable")
+            assert (await answer(ticket)).outcome.failure == "unavailable"
+            ticket = home.call("write", "a", call_id="c1")
+            (await home.run(1)).finish("written")
+            assert (await answer(ticket)).how == "run"
+
+    check(main)
+
+
+@pytest.mark.parametrize(
+    ("tool", "rest", "goes_on"),
+    [("read", {}, False), ("write", {}, True), ("read", {"call_id": "c1"}, True)],
+)
+def test_who_hangs_up(tmp_path: Path, tool: str, rest: dict[str, Any], goes_on: bool) -> None:
+    async def main() -> None:
+        async with house(tmp_path, FakeTools(read=READ, write=WRITE)) as home:
+            ticket = home.call(tool, "a", **rest)
+            run = await home.run(0)
+            ticket.leave()
+            ticket.leave()
+            if goes_on:
+                run.finish("done")
+                assert (await answer(ticket)).outcome.content == "done"
+            else:
+                with pytest.raises(Unavailable, match="hung up"):
+                    await answer(ticket)
+            assert run.cancelled is not goes_on
+
+    check(main)
+
+
+def test_hanging_up_on_a_joined_run_leaves_it_to_others(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with house(tmp_path, FakeTools(read=READ)) as home:
+            run = await home.early("read", "a")
+            ticket = home.call("read", "a", session=SESSION)
+            await anyio.lowlevel.checkpoint()
+            ticket.leave()
+            with pytest.raises(Unavailable):
+                await answer(ticket)
+            second = home.call("read", "a", session=SESSION)
+            run.finish("text of a")
+            assert (await answer(second)).how == "joined"
+
+    check(main)
+
+
+def test_what_cannot_be_run_is_said_at_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with house(tmp_path, FakeTools(read=READ)) as home:
+            with pytest.raises(UnknownTool):
+                home.call("nothing", "a")
+            with pytest.raises(BadArguments):
+                home.desk.call(ToolCall(tenant=TENANT, tool="read", arguments={"path": 1}))
+            with pytest.raises(BadArguments):
+                home.desk.call(ToolCall(tenant=TENANT, tool="read", arguments={"x": float("nan")}, call_id="c1"))
+            await home.desk.close(0.1)
+            with pytest.raises(Unavailable, match="stopping"):
+                home.call("read", "a")
+            assert home.desk.health().status == "stopping"
+
+    check(main)
+
+
+def test_closing_waits_and_then_cancels(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with house(tmp_path, FakeTools(read=READ)) as home:
+            quick, slow = home.call("read", "a"), home.call("read", "b", call_id="c1")
+            first, second = await home.run(0), await home.run(1)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(home.desk.close, 0.2)
+                await until(lambda: home.desk.stopping or None)
+                first.finish("in time")
+            assert (await answer(quick)).outcome.content == "in time"
+            with pytest.raises(Unavailable, match="stopping"):
+                await answer(slow)
+            assert second.cancelled
+
+    check(main)
+
+
+def test_nonsense_on_the_bus_disturbs_nobody(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with house(tmp_path, FakeTools(read=READ)) as home:
+            for frame in (b"", b"\xff" * 99, b"\x91" * 9999):
+                home.bus.feed("stranger", frame)
+            for text in ("{", "[]", '{"path": NaN}', "\ud800".encode("utf-8", "replace").decode(), "[" * 100_000):
+                home.say(ToolReturned, tool="read", call_id="c", arguments=text, content="")
+            home.say(CallReady, index=0, tool="read", arguments='{"')
+            run = await home.early("read", "a")
+            run.finish("text of a")
+            assert home.bus.malformed == 3
+            assert (await answer(home.call("read", "a", session=SESSION))).outcome.content == "text of a"
+
+    check(main)
+
+
+def test_many_calls_at_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with house(tmp_path, FakeTools(read=READ, write=WRITE, pure=PURE), Limits(speculative=50)) as home:
+            kinds = ("read", "write", "pure")
+            for number in range(60):
+                home.ready(kinds[number % 3], str(number), SessionId(f"s{number % 7}"))
+            tickets = [home.call(kinds[n % 3], str(n), session=SessionId(f"s{n % 7}")) for n in range(60)]
+            answers: list[Answer] = []
+
+            async def finish() -> None:
+                while len(answers) < 60:
+                    for run in home.tools.runs:
+                        run.finish(run.call.arguments["path"])
+                    await anyio.sleep(0.001)
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(finish)
+                for ticket in tickets:
+                    answers.append(await answer(ticket))
+            assert [found.outcome.content for found in answers] == [str(number) for number in range(60)]
+            await until(lambda: home.count("paste_entries ") == 0 or None)
+            assert home.count("paste_errors_total") == 0
+
+    check(main)
