@@ -11,7 +11,7 @@ from typing import Any
 from sglang_paste.patches import arm, flags
 from sglang_paste.speculate.supervisor import Supervisor
 
-READY_WITHIN_S = 60.0
+READY_WITHIN_S = 30.0
 
 _supervisor: Supervisor | None = None
 

@@ -114,7 +114,8 @@ class Supervisor:
         self._refused = refused
         self._supervision = Supervision(patience)
         self._process: subprocess.Popen[bytes] | None = None
-        self._ready = threading.Event()
+        self._ready = False
+        self._settled = threading.Event()
         self._stopping = threading.Event()
         # Linux sends the death signal when the thread that started a process ends, so this one thread does it all.
         self._thread = threading.Thread(target=self._watch, name="side-process", daemon=True)
@@ -140,11 +141,11 @@ class Supervisor:
             self._thread.join()
 
     def wait_ready(self, timeout: float) -> bool:
-        """Whether the gateway answers within `timeout` seconds."""
-        ready = self._ready.wait(timeout)
-        if not ready:
-            logger.warning("the tool gateway does not answer after %.0f s; serving without it for now", timeout)
-        return ready
+        """Whether the gateway answers; waits `timeout` seconds at most, and no longer than the first start lives."""
+        self._settled.wait(timeout)
+        if not self._ready:
+            logger.warning("the tool gateway does not answer yet; the server starts without it")
+        return self._ready
 
     def _watch(self) -> None:
         bus = EngineBus(self._settings.run_dir, "main")
@@ -175,8 +176,9 @@ class Supervisor:
         elif action is Action.KILL and self._process is not None:
             logger.error("the side process (pid %d) does not answer and is killed", self._process.pid)
             self._process.kill()
-        elif not self._ready.is_set() and self._answers():
-            self._ready.set()
+        elif not self._settled.is_set() and self._answers():
+            self._ready = True
+            self._settled.set()
 
     def _start(self, now: float) -> None:
         self._supervision.started(now)
@@ -193,6 +195,7 @@ class Supervisor:
 
     def _report(self, code: int, now: float) -> None:
         self._supervision.ended(code, now)
+        self._settled.set()
         if not self._supervision.refused:
             logger.error(
                 "the side process ended with %s; it is started again in %.1f s",
