@@ -1,0 +1,278 @@
+"""A started program with all that it starts: its pipes, its priority, its limits and its end."""
+
+import asyncio
+import codecs
+import ctypes
+import functools
+import os
+import signal
+import subprocess
+from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from sglang_paste.execute.priority import LOWEST, NORMAL, children, descendants, set_priority
+
+CHUNK = 64 * 1024
+FLOOD = 64 * 1024 * 1024
+WATCH_INTERVAL_S = 0.05
+PRIORITY_RETRY_S = 0.03
+GRACE_S = 1.0
+PAGE = os.sysconf("SC_PAGESIZE")
+PR_SET_CHILD_SUBREAPER = 36
+
+T = TypeVar("T")
+
+
+class Overrun(Exception):
+    """A run used more than it may; the message is the end of a sentence that begins with its name."""
+
+
+class Process:
+    """A program at the head of a session of its own."""
+
+    def __init__(self, argv: Sequence[str], *, environment: Mapping[str, str], folder: str | None, low: bool) -> None:
+        """Start it; raises OSError where that cannot be done."""
+        self._popen = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(environment),
+            cwd=folder,
+            start_new_session=True,
+        )
+        self.pid = self._popen.pid
+        self.stdout = self._popen.stdout
+        self.stderr = self._popen.stderr
+        self._unused = [pipe for pipe in (self._popen.stdin, self.stdout, self.stderr) if pipe is not None]
+        self._transports: list[asyncio.BaseTransport] = []
+        self._low = False
+        self._killing: asyncio.Task[None] | None = None
+        self._gone = asyncio.get_running_loop().create_task(_ended(self.pid))
+        self.set_low(low)
+
+    async def reader(self, pipe: IO[bytes] | None) -> asyncio.StreamReader:
+        """A stream over `stdout` or `stderr`, which buffers little."""
+        reader = asyncio.StreamReader(limit=CHUNK)
+        protocol = functools.partial(asyncio.StreamReaderProtocol, reader)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(protocol, pipe)
+        self._took_over(pipe, transport)
+        return reader
+
+    async def writer(self) -> asyncio.StreamWriter:
+        """A stream over `stdin`."""
+        loop = asyncio.get_running_loop()
+        pipe = self._popen.stdin
+        transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, pipe)
+        self._took_over(pipe, transport)
+        return asyncio.StreamWriter(transport, protocol, None, loop)
+
+    def _took_over(self, pipe: IO[bytes] | None, transport: asyncio.BaseTransport) -> None:
+        self._transports.append(transport)
+        self._unused = [other for other in self._unused if other is not pipe]
+
+    @property
+    def alive(self) -> bool:
+        """The program has not ended."""
+        return not self._gone.done()
+
+    def set_low(self, low: bool) -> None:
+        """Give the whole session the lowest OS priority, or the normal one."""
+        if low == self._low:
+            return
+        self._low = low
+        self._apply_priority()
+
+    def _apply_priority(self) -> None:
+        if self.alive and not set_priority(self.pid, LOWEST if self._low else NORMAL):
+            asyncio.get_running_loop().call_later(PRIORITY_RETRY_S, self._apply_priority)
+
+    async def ended(self) -> int:
+        """Wait for the program's end; its exit code, negative for a signal."""
+        await asyncio.shield(self._gone)
+        return self._popen.wait()
+
+    async def watch(self, memory_limit: int, processes: int) -> None:
+        """Returns when the program ends; raises Overrun where it has, with all it started, grown past a limit."""
+        while self.alive:
+            await asyncio.wait([self._gone], timeout=WATCH_INTERVAL_S)
+            threads, resident = _usage(self.pid)
+            if threads > processes:
+                raise Overrun(f"it ran more than {processes} processes")
+            if resident > memory_limit:
+                raise Overrun(f"it used more than {memory_limit} bytes of memory")
+
+    async def kill(self) -> None:
+        """Kill the program with all it started, and return when they are gone. Idempotent."""
+        if self._killing is None:
+            self._killing = asyncio.get_running_loop().create_task(self._kill())
+        await finish(self._killing)
+
+    async def _kill(self) -> None:
+        below = descendants(self.pid)[1:] if self.alive else []
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        for pid in below:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await self.ended()
+        await _reap_orphans(self.pid)
+        for transport in self._transports:
+            transport.close()
+        for pipe in self._unused:
+            with suppress(OSError):
+                pipe.close()
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of what its tools leave behind, so that nothing escapes and nothing stays a zombie."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+async def finish(task: "asyncio.Future[T]") -> T:
+    """The result of `task`, waited for to its end even when the waiting is cancelled."""
+    cancelled = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+        except Exception:
+            break
+    if cancelled is not None:
+        raise cancelled
+    return task.result()
+
+
+async def within(work: Awaitable[T], guard: Awaitable[None]) -> T:
+    """The result of `work`, given up as soon as `guard` raises."""
+    working = asyncio.ensure_future(work)
+    guarding = asyncio.ensure_future(guard)
+    try:
+        done, _ = await asyncio.wait({working, guarding}, return_when=asyncio.FIRST_EXCEPTION)
+        if guarding in done and guarding.exception() is not None:
+            guarding.result()
+        return await working
+    finally:
+        for task in (working, guarding):
+            task.cancel()
+        await asyncio.gather(working, guarding, return_exceptions=True)
+
+
+class Capture:
+    """The beginning of an output."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kept = bytearray()
+        self._dropped = 0
+
+    @property
+    def truncated(self) -> bool:
+        """There was more than is kept."""
+        return self._dropped > 0
+
+    @property
+    def text(self) -> str:
+        """What is kept: invalid UTF-8 and NUL replaced, no character cut in two."""
+        return readable(bytes(self._kept), cut=self.truncated)
+
+    async def drain(self, reader: asyncio.StreamReader) -> None:
+        """Take in all of `reader`; what is over the limit is dropped, and Overrun raised past FLOOD bytes of it."""
+        while chunk := await reader.read(CHUNK):
+            room = self._limit - len(self._kept)
+            self._kept += chunk[:room]
+            self._dropped += max(0, len(chunk) - room)
+            if self._dropped > FLOOD:
+                raise Overrun(f"it printed more than {FLOOD} bytes over its output limit")
+
+
+def readable(data: bytes, *, cut: bool) -> str:
+    """`data` as text that any client can take; `cut` says that it may end within a character."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    return decoder.decode(data, final=not cut).replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+async def communicate(
+    process: Process, stdin: bytes, captures: tuple[Capture, Capture], limits: tuple[int, int]
+) -> int:
+    """Run a program to its end and return its exit code; raises Overrun.
+
+    `captures` take its output and its complaints; `limits` are bytes of memory and processes.
+    """
+    streams = [await process.reader(process.stdout), await process.reader(process.stderr)]
+    drains = [asyncio.create_task(capture.drain(stream)) for capture, stream in zip(captures, streams, strict=True)]
+    watch = asyncio.create_task(process.watch(*limits))
+    feed = asyncio.create_task(_feed(process, stdin))
+    ended = asyncio.create_task(process.ended())
+    pending: set[asyncio.Task[Any]] = {*drains, watch, feed, ended}
+    try:
+        while not ended.done():
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        drained, _ = await asyncio.wait(drains, timeout=GRACE_S)
+        for task in drained:
+            task.result()
+        return ended.result()
+    finally:
+        for task in (*drains, watch, feed, ended):
+            task.cancel()
+        await asyncio.gather(*drains, watch, feed, ended, return_exceptions=True)
+
+
+async def _feed(process: Process, data: bytes) -> None:
+    writer = await process.writer()
+    with suppress(ConnectionError):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+
+
+async def _ended(pid: int) -> None:
+    fd = os.pidfd_open(pid)
+    try:
+        await _readable(fd)
+    finally:
+        os.close(fd)
+
+
+async def _readable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+    loop.add_reader(fd, lambda: ready.done() or ready.set_result(None))
+    try:
+        await ready
+    finally:
+        loop.remove_reader(fd)
+
+
+async def _reap_orphans(session: int) -> None:
+    """Kill, wait for and reap the processes of a session that became our children when its leader died."""
+    deadline = asyncio.get_running_loop().time() + GRACE_S
+    while orphans := [pid for pid in children(os.getpid()) if pid != session and _session(pid) == session]:
+        for pid in orphans:
+            with suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                async with asyncio.timeout_at(deadline):
+                    await _ended(pid)
+                os.waitpid(pid, os.WNOHANG)
+
+
+def _session(pid: int) -> int:
+    with suppress(OSError):
+        return os.getsid(pid)
+    return 0
+
+
+def _usage(leader: int) -> tuple[int, int]:
+    """Threads and resident bytes of a program with all below it."""
+    threads = resident = 0
+    for pid in descendants(leader):
+        with suppress(OSError, IndexError):
+            fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+            threads += int(fields[17])
+            resident += int(fields[21]) * PAGE
+    return threads, resident
