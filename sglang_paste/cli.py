@@ -48,6 +48,11 @@ def _parser() -> argparse.ArgumentParser:
     tools.add_argument("config", metavar="TOOLS.TOML", help="the configuration to read")
     tools.add_argument("--json", action="store_true", help="print the list as JSON")
     tools.set_defaults(run=_tools)
+    timeline = commands.add_parser("timeline", help="draw what overlapped: lanes for model, tools and early runs")
+    timeline.add_argument("source", metavar="SOURCE", help="the URL of a gateway, or a JSON file of spans")
+    timeline.add_argument("-o", "--output", metavar="FILE", default="timeline.html", help="default: %(default)s")
+    timeline.add_argument("--api-key-env", metavar="NAME", help="the environment variable that holds the bearer token")
+    timeline.set_defaults(run=_timeline)
     return parser
 
 
@@ -91,9 +96,6 @@ def _speculator(args: argparse.Namespace) -> int:
 
 
 def _run_speculator(settings: Settings) -> int:
-    if settings.cpus:
-        # Before anything starts a thread, so that all of them inherit it.
-        os.sched_setaffinity(0, settings.cpus)
     from sglang_paste.speculate.service import main as run
 
     return run(settings) or 0
@@ -102,16 +104,13 @@ def _run_speculator(settings: Settings) -> int:
 def _own_settings(args: argparse.Namespace) -> Settings:
     from sglang_paste.patches import flags
 
-    key = None
-    if args.api_key_env is not None and not (key := os.environ.get(args.api_key_env)):
-        raise ConfigError(f"--api-key-env names {args.api_key_env}, which is not set; set it to the gateway's token")
     return flags.settle(
         tool_config=args.tool_config,
         host=args.host,
         port=args.port,
         state_dir=args.state_dir or flags.default_state_dir(args.port),
         budget=args.budget,
-        api_key=key,
+        api_key=_key(args.api_key_env),
         cpus=args.cpus,
     )
 
@@ -120,6 +119,20 @@ def _tools(args: argparse.Namespace) -> int:
     from sglang_paste.execute.listing import main as run
 
     return run(args.config, as_json=args.json)
+
+
+def _timeline(args: argparse.Namespace) -> int:
+    from sglang_paste.observe.timeline import main as run
+
+    return run(args.source, args.output, _key(args.api_key_env))
+
+
+def _key(variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    if not (key := os.environ.get(variable)):
+        raise ConfigError(f"--api-key-env names {variable}, which is not set; set it to the gateway's token")
+    return key
 
 
 def _die_with(parent: int | None) -> None:
