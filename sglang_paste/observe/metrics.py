@@ -1,6 +1,6 @@
 """The side process's metrics, in a Prometheus registry of their own."""
 
-from collections.abc import Collection
+from collections.abc import Container
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -8,11 +8,12 @@ _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
 
 
 class Metrics:
-    """Counters, gauges and histograms by name. Labels take values that the operator configured, never a client's."""
+    """Counters, gauges and histograms by name. Labels take values that the operator configured, never a client's:
+    `tools` holds the configured names and may change."""
 
-    def __init__(self, tools: Collection[str] = ()) -> None:
+    def __init__(self, tools: Container[str] = ()) -> None:
         self.registry = CollectorRegistry()
-        self._tools = frozenset(tools)
+        self._tools = tools
         self.events = self._counter("events", "Events received from the engine.", "type")
         self.malformed = self._gauge("malformed_frames", "Frames that were dropped as malformed or oversized.")
         self.dropped = self._gauge("dropped_events", "Events the engine's processes could not send.", "process")

@@ -1,5 +1,7 @@
 """What is counted and drawn: metrics and spans of turns, calls and speculative runs."""
 
+from typing import TypeVar
+
 from sglang_paste.calls import SessionId, ToolCall, canonical
 from sglang_paste.events import CallReady, EngineEvent, TurnEnded, TurnStarted
 from sglang_paste.execute.base import Outcome
@@ -8,6 +10,7 @@ from sglang_paste.observe.metrics import Metrics
 from sglang_paste.observe.spans import MAX_SPANS, Mark, Span, Spans
 from sglang_paste.speculate.entries import Entry
 
+K = TypeVar("K")
 Turn = tuple[str, str, str]  # tenant, session, request
 
 
@@ -18,6 +21,7 @@ class Recorder:
         self.metrics = metrics
         self.spans = spans
         self._turns: dict[Turn, int] = {}
+        self._numbers: dict[tuple[str, str], int] = {}
         self._runs: dict[int, int] = {}
 
     def event(self, event: EngineEvent) -> None:
@@ -31,17 +35,24 @@ class Recorder:
                     session=event.session,
                     lane="model",
                     name="turn",
-                    detail=f"{event.prompt_tokens} prompt tokens",
+                    detail=f"turn {self._number(event)}",
                     start=event.time,
                     request=event.request,
                 )
             )
-            if len(self._turns) > MAX_SPANS:
-                del self._turns[next(iter(self._turns))]
+            _bound(self._turns)
         elif isinstance(event, CallReady) and turn in self._turns:
             self.spans.mark(self._turns[turn], Mark(time=event.time, name="call ready"))
         elif isinstance(event, TurnEnded) and turn in self._turns:
             self.spans.close(self._turns.pop(turn), end=event.time, outcome=event.reason)
+
+    def _number(self, event: TurnStarted) -> int:
+        """The how-manieth turn of its session this is."""
+        session = (event.tenant, event.session)
+        number = self._numbers.pop(session, 0) + 1
+        self._numbers[session] = number
+        _bound(self._numbers)
+        return number
 
     def answered(
         self, call: ToolCall, session: SessionId | None, how: How, outcome: Outcome, asked: float, now: float
@@ -106,6 +117,12 @@ class Recorder:
     def replayed(self, call: ToolCall) -> None:
         """A call id came again after its call had run."""
         self.metrics.calls.labels(self.metrics.tool(call.tool), "replayed").inc()
+
+
+def _bound(entries: dict[K, int]) -> None:
+    """Forget the oldest where there are too many."""
+    if len(entries) > MAX_SPANS:
+        del entries[next(iter(entries))]
 
 
 def _ran(entry: Entry) -> float:

@@ -16,7 +16,7 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from sglang_paste.calls import ToolCall
-from sglang_paste.config import Policy, Settings, ToolConfig
+from sglang_paste.config import Settings, ToolConfig
 from sglang_paste.errors import ConfigError
 from sglang_paste.events import (
     CallAborted,
@@ -31,12 +31,12 @@ from sglang_paste.events import (
     ToolReturned,
     TurnEnded,
 )
-from sglang_paste.execute.catalog import Catalog, ToolInfo, load_config
+from sglang_paste.execute.catalog import Catalog, load_config
 from sglang_paste.gateway.auth import Auth
 from sglang_paste.gateway.server import bind, serving
 from sglang_paste.observe.metrics import Metrics
 from sglang_paste.observe.spans import Spans
-from sglang_paste.predict import Candidate, Predictors, ToolShape
+from sglang_paste.predict import Candidate, Predictors
 from sglang_paste.speculate.budget import effective_limits
 from sglang_paste.speculate.desk import ToolDesk
 from sglang_paste.speculate.early import Early
@@ -44,7 +44,7 @@ from sglang_paste.speculate.entries import Entry
 from sglang_paste.speculate.journal import Journal
 from sglang_paste.speculate.ledger import Ledger
 from sglang_paste.speculate.record import Recorder
-from sglang_paste.speculate.tools import Tools, refresh
+from sglang_paste.speculate.tools import Known, Tools
 from sglang_paste.wire.bus import Side, SideBus
 
 logger = logging.getLogger(__name__)
@@ -74,6 +74,7 @@ class Service:
     def __init__(
         self,
         tools: Tools,
+        known: Known,
         config: ToolConfig,
         budget: int | None,
         bus: Side,
@@ -82,19 +83,17 @@ class Service:
         tasks: TaskGroup,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._tools = tools
         self._bus = bus
         self._learning = learning
         self._tasks = tasks
         self._clock = clock
-        self._policies: dict[str, Policy] = {}
-        refresh(self._policies, tools)
+        self._known = known
         self._heard_at: float | None = None
-        self.metrics = Metrics(self._policies.keys())
+        self.metrics = Metrics(known.policies)
         self._recorder = Recorder(self.metrics, Spans())
         limits = effective_limits(config.limits, budget)
-        self._ledger = Ledger(self._policies, limits)
-        self._early = Early(self._ledger, tools, self._policies, limits, journal, self._recorder, self.spawn, clock)
+        self._ledger = Ledger(known.policies, limits)
+        self._early = Early(self._ledger, tools, known.policies, limits, journal, self._recorder, self.spawn, clock)
         self.desk = ToolDesk(
             tools, self._ledger, journal, self._early, learning, self._recorder, self.spawn, clock, self.engine_alive
         )
@@ -178,7 +177,7 @@ class Service:
             logger.warning("the engine has not been heard for %.0f s", ENGINE_SILENT_S)
             self._heard_at = None
             self._early.give_up("engine gone", lambda entry: True)
-        refresh(self._policies, self._tools)
+        self._known.refresh()
         self.metrics.engine_alive.set(self.engine_alive())
         self.metrics.malformed.set(self._bus.malformed)
         self.metrics.entries.set(len(self._ledger.queued()) + len(self._ledger.executing()))
@@ -203,10 +202,10 @@ async def serve(
         state = _state_folder(settings.state_dir)
         journal = stack.enter_context(contextlib.closing(Journal(state / "journal.sqlite", clock=time.time)))
         async with _opened(catalog or Catalog(config)) as tools:
-            shapes = {tool.name: _shape(tool) for tool in tools.tools()}
-            learning = stack.enter_context(contextlib.closing(Predictors(str(state), shapes)))
+            known = Known(tools)
+            learning = stack.enter_context(contextlib.closing(Predictors(str(state), known.shapes)))
             async with anyio.create_task_group() as tasks:
-                service = Service(tools, config, settings.budget, bus, learning, journal, tasks)
+                service = Service(tools, known, config, settings.budget, bus, learning, journal, tasks)
                 await _until_stopped(service, auth, listener, on_ready)
                 tasks.cancel_scope.cancel()
 
@@ -243,11 +242,6 @@ def _state_folder(path: str) -> Path:
     except OSError as error:
         raise ConfigError(f"the state directory {path!r} cannot be used ({error}); choose another") from error
     return folder
-
-
-def _shape(tool: ToolInfo) -> ToolShape:
-    properties = tool.parameters.get("properties")
-    return ToolShape(tuple(properties) if isinstance(properties, dict) else (), tool.policy.inert)
 
 
 def _same_session(entry: Entry, event: Event) -> bool:

@@ -6,6 +6,7 @@ from sglang_paste.calls import Arguments, ToolCall
 from sglang_paste.config import Policy
 from sglang_paste.execute.base import Run
 from sglang_paste.execute.catalog import ToolInfo
+from sglang_paste.predict import ToolShape
 
 
 class Tools(Protocol):
@@ -27,9 +28,25 @@ class Tools(Protocol):
         """Start a run of a validated call."""
 
 
-def refresh(policies: dict[str, Policy], tools: Tools) -> None:
-    """Bring `policies` in line with the tools there are now."""
-    current = {tool.name: tool.policy for tool in tools.tools()}
-    for name in policies.keys() - current.keys():
-        del policies[name]
-    policies.update(current)
+class Known:
+    """What is known of the tools there are now, in mappings that others hold on to."""
+
+    def __init__(self, tools: Tools) -> None:
+        self.policies: dict[str, Policy] = {}
+        self.shapes: dict[str, ToolShape] = {}
+        self._tools = tools
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Bring both in line with the tools."""
+        current = {tool.name: tool for tool in self._tools.tools()}
+        for name in self.policies.keys() - current.keys():
+            del self.policies[name], self.shapes[name]
+        for name, tool in current.items():
+            self.policies[name] = tool.policy
+            self.shapes[name] = _shape(tool)
+
+
+def _shape(tool: ToolInfo) -> ToolShape:
+    properties = tool.parameters.get("properties")
+    return ToolShape(tuple(properties) if isinstance(properties, dict) else (), tool.policy.inert)

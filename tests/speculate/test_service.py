@@ -21,6 +21,7 @@ from sglang_paste.predict import Candidate, RunTime
 from sglang_paste.speculate import service as service_module
 from sglang_paste.speculate.journal import Journal
 from sglang_paste.speculate.service import Service
+from sglang_paste.speculate.tools import Known
 from sglang_paste.wire.memory import MemorySide
 
 T = TypeVar("T")
@@ -186,7 +187,7 @@ async def house(folder: Path, tools: FakeTools, limits: Limits | None = None) ->
     config = ToolConfig(limits=limits or Limits())
     with contextlib.closing(Journal(folder / "journal.sqlite")) as journal:
         async with anyio.create_task_group() as tasks:
-            service = Service(tools, config, None, bus, learning, journal, tasks)
+            service = Service(tools, Known(tools), config, None, bus, learning, journal, tasks)
             service.start()
             yield House(service, bus, tools, learning)
             service.close()
