@@ -19,6 +19,7 @@ FLOOD = 64 * 1024 * 1024
 WATCH_INTERVAL_S = 0.05
 PRIORITY_RETRY_S = 0.03
 GRACE_S = 1.0
+MAX_GENERATIONS = 32
 PAGE = os.sysconf("SC_PAGESIZE")
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -49,7 +50,7 @@ class Process:
         self._unused = [pipe for pipe in (self._popen.stdin, self.stdout, self.stderr) if pipe is not None]
         self._transports: list[asyncio.BaseTransport] = []
         self._low = False
-        self._killing: asyncio.Task[None] | None = None
+        self._killing: asyncio.Task[int] | None = None
         self._gone = asyncio.get_running_loop().create_task(_ended(self.pid))
         self.set_low(low)
 
@@ -104,13 +105,13 @@ class Process:
             if resident > memory_limit:
                 raise Overrun(f"it used more than {memory_limit} bytes of memory")
 
-    async def kill(self) -> None:
-        """Kill the program with all it started, and return when they are gone. Idempotent."""
+    async def kill(self) -> int:
+        """Kill the program with all it started, and return when they are gone; how many are not. Idempotent."""
         if self._killing is None:
             self._killing = asyncio.get_running_loop().create_task(self._kill())
-        await finish(self._killing)
+        return await finish(self._killing)
 
-    async def _kill(self) -> None:
+    async def _kill(self) -> int:
         below = descendants(self.pid)[1:] if self.alive else []
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
@@ -118,16 +119,17 @@ class Process:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         await self.ended()
-        await _reap_orphans(self.pid)
+        survivors = await _reap_orphans(self.pid)
         for transport in self._transports:
             transport.close()
         for pipe in self._unused:
             with suppress(OSError):
                 pipe.close()
+        return survivors
 
 
 def adopt_orphans() -> None:
-    """Make this process the parent of what its tools leave behind, so that nothing escapes and nothing stays a zombie."""
+    """Become the parent of what tools leave behind, so that nothing escapes and nothing stays a zombie."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
@@ -242,23 +244,39 @@ async def _ended(pid: int) -> None:
 async def _readable(fd: int) -> None:
     loop = asyncio.get_running_loop()
     ready = loop.create_future()
-    loop.add_reader(fd, lambda: ready.done() or ready.set_result(None))
+
+    def resolve() -> None:
+        loop.remove_reader(fd)
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(fd, resolve)
     try:
         await ready
     finally:
         loop.remove_reader(fd)
 
 
-async def _reap_orphans(session: int) -> None:
-    """Kill, wait for and reap the processes of a session that became our children when its leader died."""
-    deadline = asyncio.get_running_loop().time() + GRACE_S
-    while orphans := [pid for pid in children(os.getpid()) if pid != session and _session(pid) == session]:
+async def _reap_orphans(session: int) -> int:
+    """Kill and reap the processes of a session that became our children when its leader died; how many would not."""
+    for _ in range(MAX_GENERATIONS):
+        orphans = [pid for pid in children(os.getpid()) if _session(pid) == session]
+        if not orphans:
+            return 0
         for pid in orphans:
-            with suppress(ProcessLookupError, ChildProcessError):
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-                async with asyncio.timeout_at(deadline):
-                    await _ended(pid)
-                os.waitpid(pid, os.WNOHANG)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GRACE_S):
+                await asyncio.gather(*map(_ended, orphans), return_exceptions=True)
+        _reap(orphans)
+    return len([pid for pid in children(os.getpid()) if _session(pid) == session])
+
+
+def _reap(pids: list[int]) -> None:
+    for pid in pids:
+        with suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
 
 
 def _session(pid: int) -> int:

@@ -1,6 +1,7 @@
 """JSON Schemas of arguments, compiled once."""
 
 import json
+from itertools import islice
 
 import jsonschema_rs
 
@@ -33,7 +34,7 @@ class ArgumentSchema:
         """Raises BadArguments with the path and the fault of the first few that there are."""
         if self._validator.is_valid(arguments):
             return
-        faults = [_fault(error) for error, _ in zip(self._validator.iter_errors(arguments), range(MAX_FAULTS))]
+        faults = [_fault(error) for error in islice(self._validator.iter_errors(arguments), MAX_FAULTS)]
         raise BadArguments(f"the arguments of {tool} do not fit its schema: {'; '.join(faults)}")
 
 
