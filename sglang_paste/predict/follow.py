@@ -5,7 +5,7 @@ from typing import Annotated
 
 import msgspec
 
-from sglang_paste.predict.learn import Samples, Share
+from sglang_paste.predict.learn import NonNegative, Samples, Share
 from sglang_paste.predict.program import Constant, History, Name, Program
 
 MAX_TOOLS = 12
@@ -23,8 +23,10 @@ class Way(msgspec.Struct):
 
 
 class Slot(msgspec.Struct):
-    """One argument: the programs that may make it, those that were right most often first."""
+    """One argument: the programs that may make it, those that were right most often first, and how often it was
+    seen (which forgets as the shares do)."""
 
+    seen: NonNegative = 0.0
     ways: Annotated[list[Way], msgspec.Meta(max_length=MAX_WAYS)] = msgspec.field(default_factory=list)
 
     def best(self, history: History) -> str | None:
@@ -44,9 +46,10 @@ class Slot(msgspec.Struct):
         known = {way.program for way in self.ways}
         for rank, program in enumerate(history.explain(name, text)):
             if program not in known:
-                self.ways.append(Way(program, Share(1.5 - 0.1 * min(rank, 9), 0.5)))
+                self.ways.append(Way(program, Share(1.5 - 0.1 * min(rank, 9), 0.5 + self.seen)))
         self.ways.sort(key=lambda way: -way.right.probability)
         del self.ways[MAX_WAYS:]
+        self.seen = min(self.seen + 1.0, MAX_FORGET)
 
 
 class Form(msgspec.Struct):
@@ -98,7 +101,7 @@ class Follow(msgspec.Struct):
 class Context(msgspec.Struct):
     """What followed in one context. `visits` forgets as the shares do."""
 
-    visits: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    visits: NonNegative = 0.0
     follows: Annotated[dict[Name, Follow], msgspec.Meta(max_length=MAX_TOOLS)] = msgspec.field(default_factory=dict)
     delay: Samples = msgspec.field(default_factory=Samples)
 

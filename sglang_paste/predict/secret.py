@@ -54,7 +54,7 @@ def _is_random(run: str) -> bool:
     if not letters and not digits:
         return False
     switches = sum(a.isalpha() and b.isalpha() and a.isupper() != b.isupper() for a, b in pairwise(run))
-    mixed = digits >= max(3, len(run) // 10) or switches >= len(run) // 4
+    mixed = digits >= max(3, len(run) // 16) or switches >= len(run) // 3
     return mixed and _entropy(run) >= 2.8
 
 
