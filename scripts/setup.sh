@@ -136,7 +136,7 @@ install_local() {
     step "The stand-ins and this package"
     uv_sources
     rm -rf "$ROOT/packages/cpu/build"
-    install --no-build-isolation --reinstall "$ROOT/packages/cpu" || or_show "The stand-ins could not be installed."
+    install --no-build-isolation --force-reinstall "$ROOT/packages/cpu" || or_show "The stand-ins could not be installed."
     install --no-build-isolation --editable "$ROOT" || or_show "This package could not be installed."
 }
 
