@@ -126,6 +126,7 @@ def _draw_run(run: TimelineRun, top: float, scale: float, stock: float | None) -
                 bars.append(_draw_span(span, run, y + GAP + at * (BAR + GAP), scale, until))
         y += height + 2
     low, end = top + _HEADER, LEFT + run.task_time * scale
+    beside = LEFT + _length(run) * scale + 6
     head = [f'<text class="side" x="0" y="{top + 16:.1f}">{_SIDES[run.side]}</text>']
     columns = [
         f'<rect class="overlap" x="{LEFT + (a - run.start) * scale:.1f}" y="{low:.1f}" '
@@ -134,11 +135,11 @@ def _draw_run(run: TimelineRun, top: float, scale: float, stock: float | None) -
     ]
     tail = [
         f'<line class="end" x1="{end:.1f}" x2="{end:.1f}" y1="{low - 6:.1f}" y2="{y - 2:.1f}"/>',
-        f'<text class="total" x="{end + 6:.1f}" y="{low + 12:.1f}">{seconds(run.task_time)}</text>',
+        f'<text class="total" x="{beside:.1f}" y="{low + 12:.1f}">{seconds(run.task_time)}</text>',
     ]
     if stock:
         change = 100 * (run.task_time - stock) / stock
-        tail.append(f'<text x="{end + 6:.1f}" y="{low + 28:.1f}">{change:+.1f} % vs. stock</text>'.replace("-", "−"))
+        tail.append(f'<text x="{beside:.1f}" y="{low + 28:.1f}">{change:+.1f} % vs. stock</text>'.replace("-", "−"))
     return head + lanes + columns + bars + tail, y - top
 
 
