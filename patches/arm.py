@@ -5,7 +5,6 @@ what is wrong ends the process.
 """
 
 import contextlib
-import importlib.util
 import inspect
 import os
 import pkgutil
@@ -70,8 +69,9 @@ def apply(role: Role, hooks: Sequence[Hook] = HOOKS) -> None:
 
     Raises HookError for a hook that is missing, changed, already applied, or not in place afterwards.
     """
-    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookSource, HookType
 
+    source = HookSource(plugin_name="paste", dist_name="sglang-paste")
     if role in _armed:
         raise HookError(f"the {role} hooks are applied already; register the plugin once")
     wanted = hooks_of(role, hooks)
@@ -82,7 +82,7 @@ def apply(role: Role, hooks: Sequence[Hook] = HOOKS) -> None:
             continue
         if hook.target in HookRegistry._patched:
             raise HookError(f"{hook.target} is patched already; start without the other plugin that hooks it")
-        HookRegistry.register(hook.target, function, HookType(hook.kind))
+        HookRegistry.register(hook.target, function, HookType(hook.kind), source=source)
     HookRegistry.apply_hooks()
     _armed.add(role)
     for hook, function in zip(wanted, functions, strict=True):
@@ -150,8 +150,6 @@ def _captured(layer: object) -> Iterator[object]:
 def _offer_cpu_backend() -> None:
     """The attention backend for machines without a GPU: an entry in SGLang's registry, with or without our flag."""
     if os.environ.get("SGLANG_USE_CPU_ENGINE") != "1":
-        return
-    if importlib.util.find_spec(f"{__package__}.cpu.attention") is None:
         return
     from sglang_paste.patches.cpu.attention import register_backend
 
