@@ -6,6 +6,7 @@ time is worth printing.
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -62,6 +63,7 @@ def main() -> int:
             progress("starting stock SGLang and SGLang with tool speculation")
             sides = start_sides(processes, args.model, Path(state))
             processes.wait_until_healthy([url for side in sides for url in (side.model_url, side.tools_url)], progress)
+            processes.pin([side.name for side in sides], min(os.sched_getaffinity(0)))
             pairs = run_tasks(sides, args.rounds, progress)
     except RuntimeError as error:
         print(f"demo: {error}", file=sys.stderr)

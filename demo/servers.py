@@ -1,4 +1,4 @@
-"""The demo's processes: two servers and a gateway, the engines on one core and the tools on another."""
+"""The demo's processes: two servers and a gateway; the engines get one core, the tools another."""
 
 import itertools
 import os
@@ -13,10 +13,11 @@ from typing import Any
 
 import httpx
 import msgspec
+import psutil
 
 HERE = Path(__file__).parent
 TOKEN = "demo"  # noqa: S105 -- loopback only, for the length of the demo
-START_SECONDS = 300
+START_SECONDS = 600
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,34 +36,42 @@ class Processes:
         self._logs.mkdir(parents=True, exist_ok=True)
         self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
 
-    def start(self, name: str, command: Sequence[str], cpus: set[int], environment: dict[str, str]) -> None:
+    def start(self, name: str, command: Sequence[str], environment: dict[str, str]) -> None:
         with (self._logs / f"{name}.log").open("wb") as log:
-            ours = os.sched_getaffinity(0)
-            os.sched_setaffinity(0, cpus)
-            try:
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env={**os.environ, **environment},
-                    process_group=0,
-                )
-            finally:
-                os.sched_setaffinity(0, ours)
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment},
+                process_group=0,
+            )
         self._running.append((name, process))
+
+    def pin(self, names: Sequence[str], core: int) -> None:
+        """Bind the programs and all they have started to one core, but for those bound already."""
+        everywhere = os.sched_getaffinity(0)
+        for name, process in self._running:
+            if name in names:
+                parent = psutil.Process(process.pid)
+                for each in (parent, *parent.children(recursive=True)):
+                    for thread in each.threads():
+                        if os.sched_getaffinity(thread.id) == everywhere:
+                            os.sched_setaffinity(thread.id, {core})
 
     def wait_until_healthy(self, urls: Sequence[str], progress: Callable[[str], None]) -> None:
         """Return when every URL answers 200; raises RuntimeError with the log's end when a program ends first."""
         waiting, deadline = list(urls), time.monotonic() + START_SECONDS
         while waiting:
-            waiting = [url for url in waiting if not _answers(url)]
+            missing = [url for url in waiting if not _answers(url)]
+            if len(missing) < len(waiting):
+                progress(f"{len(urls) - len(missing)} of {len(urls)} parts are up")
+            waiting = missing
             for name, process in self._running:
                 if process.poll() is not None:
                     raise RuntimeError(f"{name} ended with code {process.returncode}:\n{self._tail(name)}")
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{waiting[0]} did not answer within {START_SECONDS} s; see {self._logs}")
-            progress(f"waiting for {len(waiting)} of {len(urls)}")
             time.sleep(1)
 
     def stop(self) -> None:
@@ -77,20 +86,28 @@ class Processes:
 
 
 def start_sides(processes: Processes, model: Path, state: Path) -> tuple[Side, Side]:
-    """Stock SGLang with a plain tool gateway, and SGLang with tool speculation; both on the same cores."""
+    """Stock SGLang with a plain tool gateway, and SGLang with tool speculation; all in one state folder."""
     cpus = sorted(os.sched_getaffinity(0))
-    engine, tools = {cpus[0]}, {cpus[-1]}
     ports = _free_ports(4)
     config = str(HERE / "tools.toml")
     serve = _serve_command(model)
     environment = {"SGLANG_USE_CPU_ENGINE": "1", "HF_HUB_OFFLINE": "1", "DEMO_TOKEN": TOKEN, "OMP_NUM_THREADS": "1"}
-    processes.start("stock", [*serve, "--port", str(ports[0])], engine, environment)
+    processes.start("stock", [*serve, "--port", str(ports[0])], environment)
     gateway = [sys.executable, "-m", "sglang_paste.cli", "speculator", "--tool-config", config]
-    gateway += ["--port", str(ports[1]), "--api-key-env", "DEMO_TOKEN", "--state-dir", str(state / "stock")]
-    processes.start("stock-tools", gateway, tools, environment)
+    gateway += [
+        "--cpus",
+        str(cpus[-1]),
+        "--port",
+        str(ports[1]),
+        "--api-key-env",
+        "DEMO_TOKEN",
+        "--state-dir",
+        str(state / "stock"),
+    ]
+    processes.start("stock-tools", gateway, environment)
     speculation = ["--enable-tool-speculation", "--tool-config", config, "--tool-gateway-port", str(ports[3])]
     speculation += ["--tool-cpus", str(cpus[-1]), "--tool-state-dir", str(state / "paste")]
-    processes.start("paste", [*serve, "--port", str(ports[2]), *speculation], engine, environment)
+    processes.start("paste", [*serve, "--port", str(ports[2]), *speculation], environment)
     urls = [f"http://127.0.0.1:{port}" for port in ports]
     stock = Side(name="stock", model_url=urls[0], tools_url=urls[1])
     return stock, Side(name="paste", model_url=urls[2], tools_url=urls[3])
