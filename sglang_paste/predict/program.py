@@ -24,6 +24,7 @@ MAX_DEPTH = 8
 MAX_COPIES = 3
 _RESULTS = 3
 _NAMES = 32
+_CONTAINERS = (dict, list)
 
 Path = tuple[str | int, ...]
 Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME_CHARS)]
@@ -61,9 +62,11 @@ class History:
         self._results: dict[str, dict[Path, str]] = {}
         self._where: dict[str, dict[str, tuple[Path, ...]]] = {}
         self._arguments: dict[str, str] = {}
+        self._explained: dict[tuple[str, str], tuple[Program, ...]] = {}
 
     def push(self, tool: str, arguments: dict[str, str], content: str) -> None:
         """Take in a call that was made (its arguments as canonical texts) and its result."""
+        self._explained.clear()
         for name, text in arguments.items():
             self._arguments.pop(name, None)
             self._arguments[name] = text
@@ -89,8 +92,14 @@ class History:
             return self._results.get(program.tool, {}).get(program.path)
         return self._arguments.get(program.name)
 
-    def explain(self, name: str, text: str) -> Iterator[Program]:
+    def explain(self, name: str, text: str) -> tuple[Program, ...]:
         """The programs that make exactly `text` for the argument `name` here, the likeliest kind first."""
+        found = self._explained.get((name, text))
+        if found is None:
+            found = self._explained[name, text] = tuple(self._explain(name, text))
+        return found
+
+    def _explain(self, name: str, text: str) -> Iterator[Program]:
         trivial = _is_trivial(text)
         if trivial and _may_keep(name, text):
             yield Constant(text)
@@ -147,7 +156,7 @@ def _leaves(root: Any) -> Iterator[tuple[Path, str]]:
     for path, value in pending:
         if seen >= MAX_LEAVES:
             return
-        if isinstance(value, dict | list):
+        if isinstance(value, _CONTAINERS):
             if len(path) < MAX_DEPTH and len(pending) < 4 * MAX_LEAVES:
                 pending.extend(((*path, key), item) for key, item in _children(value))
             if not _is_flat(value):
@@ -172,7 +181,11 @@ def _is_plain(key: str) -> bool:
 
 
 def _is_flat(value: Any) -> bool:
-    return isinstance(value, list) and 0 < len(value) <= 16 and not any(isinstance(item, dict | list) for item in value)
+    return isinstance(value, list) and 0 < len(value) <= 16 and not any(map(_is_container, value))
+
+
+def _is_container(value: Any) -> bool:
+    return isinstance(value, _CONTAINERS)
 
 
 def _text_of(value: Any) -> str | None:

@@ -3,6 +3,7 @@
 import math
 import re
 from collections import Counter
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -26,6 +27,7 @@ _MARKED = re.compile(
 _RUN = re.compile(r"[A-Za-z0-9_+=-]{20,}")
 
 
+@lru_cache(4096)
 def is_secret_name(name: str) -> bool:
     """Whether a key of that name usually holds a secret: `password`, `apiKey`, `X-Auth-Token`; not `max_tokens`."""
     flat = re.sub(r"[^a-z0-9]+", "_", _CAMEL.sub("_", name).lower())
