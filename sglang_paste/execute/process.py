@@ -153,8 +153,8 @@ async def within(work: Awaitable[T], guard: Awaitable[None]) -> T:
     working = asyncio.ensure_future(work)
     guarding = asyncio.ensure_future(guard)
     try:
-        done, _ = await asyncio.wait({working, guarding}, return_when=asyncio.FIRST_EXCEPTION)
-        if guarding in done and guarding.exception() is not None:
+        await asyncio.wait({working, guarding}, return_when=asyncio.FIRST_COMPLETED)
+        if guarding.done() and not working.done():
             guarding.result()
         return await working
     finally:
