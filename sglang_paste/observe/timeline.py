@@ -24,7 +24,7 @@ _LEGEND = {
     "model": "the model generates a turn",
     "ready": "a tool call is complete, the turn goes on",
     "hit": "a tool runs early, and is asked for",
-    "claimed": "the moment it is asked for",
+    "claimed": "the moment it is asked for (dotted: the result waits)",
     "waste": "a tool ran early for nothing",
     "tool": "the agent waits for a tool",
     "overlap": "time a tool worked before it was asked for",

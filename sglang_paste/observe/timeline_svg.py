@@ -100,7 +100,7 @@ def rows(spans: Sequence[Span], until: float) -> list[list[Span]]:
             placed.append([])
             ends.append(0.0)
         placed[row].append(span)
-        ends[row] = until if span.end is None else span.end
+        ends[row] = max([until if span.end is None else span.end, *(mark.time for mark in span.marks)])
     return placed
 
 
@@ -147,7 +147,7 @@ def overlaps(run: TimelineRun) -> list[tuple[float, float]]:
     """When a run that was later claimed worked before it was asked for, joined where they touch."""
     early = []
     for span in run.spans:
-        if span.lane == "speculative" and span.outcome == "claimed":
+        if span.lane == "speculative" and was_claimed(span):
             asked = [mark.time for mark in span.marks if mark.name == "claimed"]
             early.append((span.start, min([*asked, run.start + _length(run) if span.end is None else span.end])))
     joined: list[tuple[float, float]] = []
@@ -168,7 +168,7 @@ def _draw_span(span: Span, run: TimelineRun, y: float, scale: float, until: floa
         ("ready" if mark.name == "call ready" else "claimed", LEFT + (mark.time - run.start) * scale)
         for mark in span.marks
     ]
-    free, room = _widest(x, x + width, [at for _, at in marks])
+    free, room = _widest(x, x + width, [at for _, at in marks if at < x + width])
     text = shorten(clean(span.name if span.lane != "model" else span.detail or span.name), room)
     label = (
         f'<svg x="{free:.1f}" y="{y:.1f}" width="{room:.1f}" height="{BAR}">'
@@ -176,8 +176,11 @@ def _draw_span(span: Span, run: TimelineRun, y: float, scale: float, until: floa
         if text
         else ""
     )
-    drawn = "".join(_mark(name, at, y + BAR / 2) for name, at in marks)
     bar = f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{BAR}" rx="2"/>'
+    last = max([x + width, *(at for _, at in marks)])
+    if last > x + width:
+        bar += f'<path class="kept" d="M{x + width:.1f} {y + BAR / 2:.1f}H{last:.1f}"/>'
+    drawn = "".join(_mark(name, at, y + BAR / 2) for name, at in marks)
     title = html.escape(_title(span, run, until))
     return f'<g class="span {kind}{opened}" tabindex="0"><title>{title}</title>{bar}{label}{drawn}</g>'
 
@@ -193,9 +196,14 @@ def kind_of(span: Span) -> str:
     """How a span is coloured: model, tool, pending, hit, or waste (an early run that nobody asked for)."""
     if span.lane != "speculative":
         return span.lane
-    if span.end is None and span.outcome != "claimed":
-        return "pending"
-    return "hit" if span.outcome == "claimed" else "waste"
+    if was_claimed(span):
+        return "hit"
+    return "pending" if span.end is None or span.outcome in ("running", "ready") else "waste"
+
+
+def was_claimed(span: Span) -> bool:
+    """Whether somebody asked for an early run's result."""
+    return span.outcome == "claimed" or any(mark.name == "claimed" for mark in span.marks)
 
 
 def _title(span: Span, run: TimelineRun, until: float) -> str:

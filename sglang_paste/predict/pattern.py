@@ -55,7 +55,7 @@ class PatternPredictor:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run_time = run_time
-        self._shapes = shapes or {}
+        self._shapes = {} if shapes is None else shapes
         self._contexts: Bounded[ContextKey, Context] = Bounded(MAX_CONTEXTS) if contexts is None else contexts
         self._changed = changed
         self._clock = clock

@@ -81,7 +81,7 @@ class StreamPredictor:
         changed: Callable[[ToolKey], None] = lambda key: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._shapes = shapes or {}
+        self._shapes = {} if shapes is None else shapes
         self._records: Bounded[ToolKey, ToolRecord] = Bounded(MAX_TOOLS) if records is None else records
         self._changed = changed
         self._clock = clock

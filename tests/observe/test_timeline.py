@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sglang_paste.calls import DEFAULT_TENANT, SessionId
 from sglang_paste.observe.spans import Lane, Mark, Span
 from sglang_paste.observe.timeline import TimelineRun, exposed, main, render, runs_of
-from sglang_paste.observe.timeline_svg import LEFT, RIGHT, WIDTH, overlaps, rows, shorten
+from sglang_paste.observe.timeline_svg import LEFT, RIGHT, WIDTH, kind_of, overlaps, rows, shorten
 
 HOSTILE = "</title><script>alert(1)</script>\"'&<img src=x onerror=alert(1)>\x00\u202e"
 
@@ -180,6 +180,14 @@ def test_labels_fit(text: str, width: float) -> None:
     short = shorten(text, width)
     assert short == text or short == "" or short.endswith("…")
     assert len(short) * 6.7 <= width + 1e-6
+
+
+def test_a_result_that_waits_is_no_waste() -> None:
+    waits = span("speculative", 52.0, 53.0, "ready")
+    later = span("speculative", 52.0, 53.0, "ready", marks=(Mark(time=54.0, name="claimed"),))
+    ended = span("speculative", 52.0, 53.0, "expired")
+    assert [kind_of(one) for one in (waits, later, ended)] == ["pending", "hit", "waste"]
+    assert len(rows([later, span("speculative", 53.5, 53.6)], 60.0)) == 2
 
 
 def test_sessions_become_runs() -> None:

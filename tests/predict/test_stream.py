@@ -147,6 +147,13 @@ def test_inert_arguments_do_not_count() -> None:
     assert turns.likely(PATH).probability > first
 
 
+def test_shapes_that_become_known_later_count() -> None:
+    shapes: dict[str, ToolShape] = {}
+    turns = Turns(StreamPredictor(shapes))
+    shapes["read"] = ToolShape(("path", "why"), inert=("why",))
+    assert turns.likely(PATH).probability > 0.9
+
+
 def test_times_are_learned() -> None:
     turns = Turns(StreamPredictor(clock=lambda: turns.time))
     for _ in range(9):
