@@ -45,14 +45,12 @@ check_machine() {
         die "SGLang's packages need glibc 2.34 or later, and this machine has $libc: use a newer distribution."
 }
 
-# install_debian COMMAND PACKAGE REASON: have the command, through apt where that is possible.
-install_debian() {
+# have COMMAND PACKAGE: whether the command is there, if need be after installing its Debian package.
+have() {
     if command -v "$1" >/dev/null; then return; fi
-    if [[ $(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then
-        die "$1 is missing, which $3: install it as root (on Debian: apt-get install $2) and start again."
-    fi
+    if [[ $(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then return 1; fi
     step "Debian package $2"
-    apt_get "$2" || or_show "The Debian package $2 could not be installed, which $3."
+    apt_get "$2"
 }
 
 apt_get() {
@@ -155,7 +153,9 @@ set_up() {
     make_venv
     once locked "$ROOT"/requirements -- install_locked
     once local "$ROOT/pyproject.toml" "$ROOT/packages/cpu" -- install_local
-    install_debian bwrap bubblewrap "runs tools in a sandbox"
+    have bwrap bubblewrap ||
+        die "bwrap is missing, in which tools are run: install bubblewrap as root (on Debian: apt-get install bubblewrap)."
+    have g++ g++ || step "No C++ compiler (on Debian: apt-get install g++): decoding is slower, and NGRAM speculation fails"
     make_models
     exec 9>&-
 }

@@ -5,6 +5,7 @@ written is read back and every tensor compared with the GGUF, dequantised, befor
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -247,7 +248,7 @@ def convert(gguf: Path, out: Path, *, tiny: bool = False) -> bool:
 
 
 def _put_in_place(folder: Path, out: Path, old: Path) -> None:
-    if out.exists():
+    with contextlib.suppress(FileNotFoundError):
         os.rename(out, old)
     try:
         os.rename(folder, out)
