@@ -20,7 +20,7 @@ _KNOWN: dict[str, Shape] = {
     "gpt-oss": json_shape(re.escape("<|channel|>commentary to="), "<|call|>"),
     "pythonic": Shape(
         style="python",
-        opening=re.compile(r"(?=\[\s*[a-zA-Z]\w*\()"),
+        opening=re.compile(r"(?=(\[\s*[a-zA-Z]\w*\())"),
         repeats=False,
         opened=")]",
         named=(")]",),

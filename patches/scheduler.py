@@ -167,8 +167,12 @@ def aborted(_result: Any, req: Any, finished_reason: Mapping[str, Any] | None = 
 
 
 def _begin(scheduler: Any, req: Any, text: str) -> None:
-    # Beam search commits its tokens past `update_finish_state`.
-    if getattr(req, ATTRIBUTE, None) is not None or req.beam_group is not None:
+    # Beam search commits its tokens past `update_finish_state`; a request without tokens only fills the cache.
+    if (
+        getattr(req, ATTRIBUTE, None) is not None
+        or req.beam_group is not None
+        or not req.sampling_params.max_new_tokens
+    ):
         return
     try:
         eyes = watch(scheduler)

@@ -39,24 +39,25 @@ class Vocabulary:
 
 
 class Reader:
-    """Text of committed tokens, as the detokenizer makes it: decoded after the tokens before it, and held back
-    while it ends within a character."""
+    """Text of committed tokens, as the detokenizer makes it: decoded after the tokens before it, and held back from
+    where it ends within a character."""
 
     def __init__(self, decode: Decode, context: Sequence[int] = ()) -> None:
         self._decode = decode
         self._tokens = list(context)
-        self._anchor = 0
         self._read = len(self._tokens)
+        self._given = 0
 
     def read(self, tokens: Sequence[int], *, last: bool = False) -> str:
         """What the tokens add; with `last` also what was held back."""
         self._tokens.extend(tokens)
         if self._read == len(self._tokens):
             return ""
-        known = self._decode(self._tokens[self._anchor : self._read]) if self._anchor < self._read else ""
-        text = self._decode(self._tokens[self._anchor :])[len(known) :]
-        if not last and (not text or text.endswith("\ufffd")):
-            return ""
-        del self._tokens[: self._read]
-        self._anchor, self._read = 0, len(self._tokens)
-        return text
+        known = self._decode(self._tokens[: self._read]) if self._read else ""
+        text = self._decode(self._tokens)[len(known) :]
+        whole = text if last else text.rstrip("\ufffd")
+        new, self._given = whole[self._given :], max(len(whole), self._given)
+        if text and len(whole) == len(text):
+            del self._tokens[: self._read]
+            self._read, self._given = len(self._tokens), 0
+        return new

@@ -22,7 +22,8 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     `opening` matches what opens a call. `repeats` says that every call has its own opening; otherwise a further call
     is known by its opening bracket. `named`, `likely` and `ready` are the endings that make a whole text of one that
     stops after the tool's name, inside the arguments object, and after it. `after_value` and `after_call` are the
-    closing tags of a markup format. `opened` is appended before the detector is asked for an opening.
+    closing tags of a markup format. Where `opened` is given, the text up to the opening, or to the end of its group, is
+    asked about with that appended.
     """
 
     style: Style

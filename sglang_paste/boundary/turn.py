@@ -1,5 +1,6 @@
 """One turn: from the request's arrival to its last token, or to the moment it is gone."""
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -193,10 +194,15 @@ class Turn:
         if not found:
             self._from = max(self._from, len(self._text) - MAX_OPENING)
             return False
-        if not self._detector.opened(self._text + self._shape.opened):
+        if not self._is_opened(found):
             return False
         self._opened(found.end(), Scanner(self._shape.style, found.end()), 0)
         return True
+
+    def _is_opened(self, found: re.Match[str]) -> bool:
+        if self._shape.opened:
+            return self._detector.opened(self._text[: found.end(found.lastindex or 0)] + self._shape.opened)
+        return self._detector.opened(self._text)
 
     def _scan_between(self, scanner: Scanner) -> bool:
         """In a format with one opening for all calls: the bracket that opens the next one."""
