@@ -1,0 +1,21 @@
+"""What holds for all tests: SGLang's CPU engine where it is the one set up, and the quick tests first."""
+
+import importlib.util
+import os
+
+import pytest
+from hypothesis import settings
+
+SLOW = ("host", "e2e", "chaos")
+
+if importlib.util.find_spec("sglang_paste_cpu"):
+    os.environ |= {"SGLANG_USE_CPU_ENGINE": "1", "HF_HUB_OFFLINE": "1"}
+
+# on two busy cores a time limit for one example says nothing; pytest-timeout ends what hangs
+settings.register_profile("paste", deadline=None)
+settings.load_profile("paste")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A mistake shows before a server is started for it."""
+    items.sort(key=lambda item: max((SLOW.index(m) + 1 for m in SLOW if item.get_closest_marker(m)), default=0))
