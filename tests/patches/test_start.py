@@ -1,5 +1,6 @@
 """Starts of the real launcher with the flag on: those that serve, and those that must not."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -97,10 +98,14 @@ def test_a_side_process_that_cannot_use_its_configuration_ends_the_start(tmp_pat
     assert sentence == "sglang-paste: the MCP server 'web' cannot be reached"
 
 
-def test_yaml_ready_gateway_and_an_end_without_remains(tmp_path: Path) -> None:
+def test_yaml_ready_gateway_and_an_end_without_remains(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     settings = tmp_path / "server.yaml"
     settings.write_text(f"enable-tool-speculation: true\ntool-state-dir: {tmp_path}\napi-key: a secret\n")
-    with tiny_server(tmp_path / "log", "--config", str(settings)) as server:
+    temporary = tmp_path_factory.getbasetemp().parent / f"t{os.getpid()}"
+    temporary.mkdir()
+    with tiny_server(tmp_path / "log", "--config", str(settings), TMPDIR=str(temporary)) as server:
         gateway = f"http://127.0.0.1:{server.port + 1}"
         with httpx.Client(base_url=gateway, trust_env=False, timeout=30) as client:
             assert client.get("/health").status_code == 200, "the server was ready before its gateway"
@@ -112,23 +117,23 @@ def test_yaml_ready_gateway_and_an_end_without_remains(tmp_path: Path) -> None:
         assert b"a secret" not in Path(f"/proc/{side}/environ").read_bytes()
         os.kill(side, signal.SIGKILL)
         wait_until(lambda: _side_processes(server.process.pid) not in ([], [side]), "it did not come back")
-        run_dirs = set(Path("/tmp").glob("sglang-paste-*/bus.sock"))
-        assert run_dirs
+        assert list(temporary.glob("sglang-paste-*/bus.sock"))
         server.process.terminate()
         server.process.wait(60)
     wait_until(lambda: not _left_behind(server.process.pid), "a process was left behind")
+    assert list(temporary.glob("sglang-paste-*")) == []
 
 
 def test_nothing_outlives_a_server_that_was_killed(tmp_path: Path) -> None:
     server = TinyServer(tmp_path / "log", ON, "--tool-state-dir", str(tmp_path))
     try:
         wait_until(lambda: bool(_side_processes(server.process.pid)), "no side process", seconds=200)
-        [side] = _side_processes(server.process.pid)
         server.process.kill()
         server.process.wait()
-        wait_until(lambda: not Path(f"/proc/{side}").exists(), "the side process was left behind")
+        wait_until(lambda: not _side_processes(server.process.pid), "the side process was left behind")
     finally:
-        os.killpg(server.process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.process.pid, signal.SIGKILL)
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
