@@ -62,7 +62,7 @@ def _secret(folder: str) -> str:
 
 async def _run(argv: list[str]) -> str | None:
     out, err = Capture(4096), Capture(4096)
-    process = Process(argv, environment={"PATH": search_path()}, folder=None, low=False)
+    process = Process(argv, environment={"PATH": search_path()}, folder=None, low=False, confined=True)
     try:
         code = await communicate(process, b"", (out, err), (GRANT.memory_limit, GRANT.processes))
     except Overrun as overrun:

@@ -16,6 +16,7 @@ from sglang_paste.execute.mcp_client import McpExecutor
 from sglang_paste.execute.offers import Offer, ToolInfo
 from sglang_paste.execute.process import adopt_orphans
 from sglang_paste.execute.python_tool import PythonExecutor
+from sglang_paste.execute.runs import TaskRun
 
 __all__ = ["Catalog", "ToolInfo", "load_config"]
 
@@ -32,6 +33,7 @@ class Catalog:
         self._executors: dict[str, Executor] = {}
         self._servers: dict[str, McpExecutor] = {}
         self._offers: dict[str, Offer] = {}
+        self._runs: set[TaskRun] = set()
         self._refusal: str | None = None
 
     async def open(self) -> None:
@@ -54,7 +56,8 @@ class Catalog:
             raise
 
     async def close(self) -> None:
-        """Stop every process that is kept warm, and every connection. Idempotent."""
+        """Stop every run, every process that is kept warm and every connection. Idempotent."""
+        await asyncio.gather(*(run.cancel() for run in list(self._runs)))
         executors = [*self._executors.values(), *self._servers.values()]
         await asyncio.gather(*(executor.close() for executor in executors))
 
@@ -97,7 +100,10 @@ class Catalog:
         Its time limit and its duration count from its real start.
         """
         self._offer(call.tool)
-        return self._executor(call.tool).launch(call, speculative=speculative)
+        run = self._executor(call.tool).launch(call, speculative=speculative)
+        self._runs.add(run)
+        run.when_done(lambda: self._runs.discard(run))
+        return run
 
     async def _open_tool(self, name: str, tool: PythonTool | CommandTool | HttpTool) -> None:
         if isinstance(tool, PythonTool):

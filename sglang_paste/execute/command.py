@@ -5,7 +5,7 @@ import signal
 
 from sglang_paste.calls import Arguments, ToolCall
 from sglang_paste.config import CommandTool
-from sglang_paste.execute.base import Outcome, Run
+from sglang_paste.execute.base import Outcome
 from sglang_paste.execute.process import Capture, Overrun, Process, communicate
 from sglang_paste.execute.runs import Gate, TaskRun
 from sglang_paste.execute.sandbox import Confinement, environment_of, wrap
@@ -39,7 +39,7 @@ class CommandExecutor:
         """Raises BadArguments for what this program cannot be given."""
         self._argv.render(arguments)
 
-    def launch(self, call: ToolCall, *, speculative: bool) -> Run:
+    def launch(self, call: ToolCall, *, speculative: bool) -> TaskRun:
         """Start the program."""
         body = functools.partial(self._run, call.arguments)
         return TaskRun(self._name, body, gate=self._gate, timeout_s=self._tool.timeout_s, speculative=speculative)
@@ -54,7 +54,9 @@ class CommandExecutor:
         out, err = Capture(tool.output_limit), Capture(min(STDERR_LIMIT, tool.output_limit))
         folder = None if tool.sandbox else tool.workspace
         try:
-            process = Process(argv, environment=self._environment, folder=folder, low=run.speculative)
+            process = Process(
+                argv, environment=self._environment, folder=folder, low=run.speculative, confined=tool.sandbox
+            )
         except OSError as error:
             return Outcome(failure="unavailable", content=f"{self._name} cannot be started: {error.strerror}")
         run.on_promote = functools.partial(process.set_low, False)

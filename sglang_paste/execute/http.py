@@ -8,7 +8,7 @@ import httpx
 
 from sglang_paste.calls import Arguments, ToolCall, canonical
 from sglang_paste.config import HttpTool
-from sglang_paste.execute.base import Outcome, Run
+from sglang_paste.execute.base import Outcome
 from sglang_paste.execute.process import readable
 from sglang_paste.execute.runs import Gate, TaskRun
 from sglang_paste.execute.secrets import expand
@@ -44,7 +44,7 @@ class HttpExecutor:
     def check(self, arguments: Arguments) -> None:
         """The schema says it all."""
 
-    def launch(self, call: ToolCall, *, speculative: bool) -> Run:
+    def launch(self, call: ToolCall, *, speculative: bool) -> TaskRun:
         """Send the request."""
         body = functools.partial(self._run, call.arguments)
         return TaskRun(self._name, body, gate=self._gate, timeout_s=self._tool.timeout_s, speculative=speculative)

@@ -19,7 +19,7 @@ from mcp.client.streamable_http import streamable_http_client
 from sglang_paste.calls import Arguments, ToolCall
 from sglang_paste.config import McpServer, Policy
 from sglang_paste.errors import ConfigError
-from sglang_paste.execute.base import Outcome, Run
+from sglang_paste.execute.base import Outcome
 from sglang_paste.execute.mcp_content import outcome_of
 from sglang_paste.execute.offers import Offer, ToolInfo
 from sglang_paste.execute.runs import Gate, TaskRun
@@ -81,7 +81,7 @@ class McpExecutor:
     def check(self, arguments: Arguments) -> None:
         """The schema says it all."""
 
-    def launch(self, call: ToolCall, *, speculative: bool) -> Run:
+    def launch(self, call: ToolCall, *, speculative: bool) -> TaskRun:
         """Send the call to the server."""
         policy = self.offers[call.tool].info.policy
         gate = self._gates.setdefault(call.tool, Gate(policy.concurrency))

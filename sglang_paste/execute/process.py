@@ -33,8 +33,11 @@ class Overrun(Exception):
 class Process:
     """A program at the head of a session of its own."""
 
-    def __init__(self, argv: Sequence[str], *, environment: Mapping[str, str], folder: str | None, low: bool) -> None:
-        """Start it; raises OSError where that cannot be done."""
+    def __init__(
+        self, argv: Sequence[str], *, environment: Mapping[str, str], folder: str | None, low: bool, confined: bool
+    ) -> None:
+        """Start it; raises OSError where that cannot be done. `confined`: all it starts dies with it by itself."""
+        self._confined = confined
         self._popen = subprocess.Popen(
             argv,
             stdin=subprocess.PIPE,
@@ -99,7 +102,7 @@ class Process:
         """Returns when the program ends; raises Overrun where it has, with all it started, grown past a limit."""
         while self.alive:
             await asyncio.wait([self._gone], timeout=WATCH_INTERVAL_S)
-            threads, resident = _usage(self.pid)
+            threads, resident = _usage(self.pid, processes)
             if threads > processes:
                 raise Overrun(f"it ran more than {processes} processes")
             if resident > memory_limit:
@@ -112,14 +115,14 @@ class Process:
         return await finish(self._killing)
 
     async def _kill(self) -> int:
-        below = descendants(self.pid)[1:] if self.alive else []
+        below = descendants(self.pid)[1:] if self.alive and not self._confined else []
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         for pid in below:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         await self.ended()
-        survivors = await _reap_orphans(self.pid)
+        survivors = await _reap_orphans(self.pid, frozenset(below))
         for transport in self._transports:
             transport.close()
         for pipe in self._unused:
@@ -257,10 +260,11 @@ async def _readable(fd: int) -> None:
         loop.remove_reader(fd)
 
 
-async def _reap_orphans(session: int) -> int:
-    """Kill and reap the processes of a session that became our children when its leader died; how many would not."""
+async def _reap_orphans(session: int, known: frozenset[int]) -> int:
+    """Kill and reap what became our child when its leader died: the processes of its session and those `known` to be
+    its own. How many would not die."""
     for _ in range(MAX_GENERATIONS):
-        orphans = [pid for pid in children(os.getpid()) if _session(pid) == session]
+        orphans = [pid for pid in children(os.getpid()) if pid in known or _session(pid) == session]
         if not orphans:
             return 0
         for pid in orphans:
@@ -270,7 +274,7 @@ async def _reap_orphans(session: int) -> int:
             async with asyncio.timeout(GRACE_S):
                 await asyncio.gather(*map(_ended, orphans), return_exceptions=True)
         _reap(orphans)
-    return len([pid for pid in children(os.getpid()) if _session(pid) == session])
+    return len(orphans)
 
 
 def _reap(pids: list[int]) -> None:
@@ -285,10 +289,10 @@ def _session(pid: int) -> int:
     return 0
 
 
-def _usage(leader: int) -> tuple[int, int]:
-    """Threads and resident bytes of a program with all below it."""
+def _usage(leader: int, enough: int) -> tuple[int, int]:
+    """Threads and resident bytes of a program with all below it, counted up to a little over `enough` processes."""
     threads = resident = 0
-    for pid in descendants(leader):
+    for pid in descendants(leader, enough + 2):
         with suppress(OSError, IndexError):
             fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
             threads += int(fields[17])

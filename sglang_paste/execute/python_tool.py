@@ -10,7 +10,7 @@ from sglang_paste.calls import Arguments, ToolCall, canonical
 from sglang_paste.config import PythonTool
 from sglang_paste.errors import ConfigError, WireError
 from sglang_paste.execute import frames
-from sglang_paste.execute.base import Outcome, Run
+from sglang_paste.execute.base import Outcome
 from sglang_paste.execute.frames import Call, Failed, Frame, Load, Loaded, Returned
 from sglang_paste.execute.offers import Offer, ToolInfo
 from sglang_paste.execute.process import Overrun, Process, readable, within
@@ -141,7 +141,7 @@ class PythonExecutor:
     def check(self, arguments: Arguments) -> None:
         """The schema says it all."""
 
-    def launch(self, call: ToolCall, *, speculative: bool) -> Run:
+    def launch(self, call: ToolCall, *, speculative: bool) -> TaskRun:
         """Run the function."""
         body = functools.partial(self._run, call.arguments)
         return TaskRun(self._name, body, gate=self._gate, timeout_s=self._tool.timeout_s, speculative=speculative)
@@ -205,7 +205,9 @@ class PythonExecutor:
         if self._tool.sandbox:
             argv = wrap(argv, Confinement.of(self._tool, self._load.folder))
         folder = None if self._tool.sandbox else self._tool.workspace
-        worker = Worker(Process(argv, environment=self._environment, folder=folder, low=low))
+        worker = Worker(
+            Process(argv, environment=self._environment, folder=folder, low=low, confined=self._tool.sandbox)
+        )
         self._workers.add(worker)
         if run is not None:
             run.on_promote = functools.partial(worker.process.set_low, False)

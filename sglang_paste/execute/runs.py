@@ -74,6 +74,10 @@ class TaskRun:
             return Outcome(failure="cancelled", content=f"{self._tool} was cancelled")
         return self._task.result()
 
+    def when_done(self, act: Callable[[], None]) -> None:
+        """Call `act` when the outcome is there."""
+        self._task.add_done_callback(lambda _: act())
+
     def promote(self) -> None:
         """Make it an authoritative run: normal priority, and first in the queue."""
         self.speculative = False
