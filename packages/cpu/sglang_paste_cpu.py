@@ -4,12 +4,14 @@ This one module is the refusal in every place where it can be made: as the build
 command before an installation (`python sglang_paste_cpu.py`), and at each import of a stand-in.
 """
 
+import importlib
 import os
 import re
 import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 _REAL = re.compile(r"((?:sgl|sglang)[-_.]kernel[-_.\w]*?|torchvision)-([^-]+)\.(?:dist|egg)-info", re.IGNORECASE)
 _PACKAGES = ("sgl_kernel", "torchvision")
@@ -48,16 +50,17 @@ def build_wheel(
 ) -> str:
     """PEP 517: build with setuptools, unless the interpreter's own environment holds the real packages."""
     refuse_beside_real(site_folders())
-    from setuptools import build_meta
-
-    return str(build_meta.build_wheel(wheel_directory, config_settings, metadata_directory))
+    return str(_setuptools().build_wheel(wheel_directory, config_settings, metadata_directory))
 
 
 def build_sdist(sdist_directory: str, config_settings: Mapping[str, str] | None = None) -> str:
     """PEP 517: build with setuptools."""
-    from setuptools import build_meta
+    return str(_setuptools().build_sdist(sdist_directory, config_settings))
 
-    return str(build_meta.build_sdist(sdist_directory, config_settings))
+
+def _setuptools() -> Any:
+    # there while building, and not needed at run time
+    return importlib.import_module("setuptools.build_meta")
 
 
 if __name__ == "__main__":

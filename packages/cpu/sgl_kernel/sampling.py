@@ -1,30 +1,32 @@
 """The hash behind sampling with a seed."""
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-_MASK = 0xFFFFFFFF
+Words = npt.NDArray[np.uint32]
 
 
 def murmur_hash32_cpu(seed: Tensor, positions: Tensor, col_indices: Tensor) -> Tensor:
     """MurmurHash3 (32 bits) of seed (8 bytes), position and column (4 each): uint32, [rows, columns]."""
-    low, high = (seed.view(torch.int64) & _MASK), (seed.view(torch.int64) >> 32) & _MASK
-    state = _mix(_mix(_mix(torch.zeros_like(low), low), high), positions.to(torch.int64) & _MASK)
-    state = _mix(state[:, None], (col_indices.to(torch.int64) & _MASK)[None, :]) ^ 16
-    state = ((state ^ (state >> 16)) * 0x85EBCA6B) & _MASK
-    state = ((state ^ (state >> 13)) * 0xC2B2AE35) & _MASK
-    return (state ^ (state >> 16)).to(torch.uint32)
+    seeds = seed.numpy().astype(np.uint64)
+    state = _mix(np.zeros(len(seeds), np.uint32), seeds.astype(np.uint32))
+    state = _mix(state, (seeds >> np.uint64(32)).astype(np.uint32))
+    state = _mix(state, positions.numpy().astype(np.uint32))
+    state = _mix(state[:, None], col_indices.numpy().astype(np.uint32)[None, :]) ^ np.uint32(16)
+    state = (state ^ (state >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    state = (state ^ (state >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return torch.from_numpy(state ^ (state >> np.uint32(16)))
 
 
-def _mix(state: Tensor, block: Tensor) -> Tensor:
-    # int64 products may wrap: their low 32 bits, all that is kept, are right anyway
-    block = _rotate((block * 0xCC9E2D51) & _MASK, 15)
-    mixed = _rotate(state ^ ((block * 0x1B873593) & _MASK), 13)
-    return (mixed * 5 + 0xE6546B64) & _MASK
+def _mix(state: Words, block: Words) -> Words:
+    block = _rotate(block * np.uint32(0xCC9E2D51), 15) * np.uint32(0x1B873593)
+    return _rotate(state ^ block, 13) * np.uint32(5) + np.uint32(0xE6546B64)
 
 
-def _rotate(value: Tensor, bits: int) -> Tensor:
-    return ((value << bits) | (value >> (32 - bits))) & _MASK
+def _rotate(value: Words, bits: int) -> Words:
+    return (value << np.uint32(bits)) | (value >> np.uint32(32 - bits))
 
 
 _library = torch.library.Library("sgl_kernel", "FRAGMENT")
