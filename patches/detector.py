@@ -1,5 +1,6 @@
 """SGLang's own tool-call detectors, seen through the eyes of `boundary`."""
 
+import ast
 import json
 import logging
 import re
@@ -9,6 +10,8 @@ from typing import Any
 import orjson
 from sglang.srt.entrypoints.openai.protocol import Tool, ToolChoice
 from sglang.srt.function_call.function_call_parser import FunctionCallParser
+from sglang.srt.function_call.pythonic_detector import PythonicDetector
+from sglang.srt.function_call.utils import safe_ast_parse
 from sglang.srt.parser.reasoning_parser import ReasoningParser
 
 from sglang_paste.boundary import FoundCall, Shape
@@ -77,7 +80,7 @@ class ApiDetector:
         host = FunctionCallParser(tools, parser, tokenizer=tokenizer, tool_choice=choice)
         forced = choice == "required" or isinstance(choice, ToolChoice)
         self._plain = forced and not host.owns_tool_format()
-        self._host = host
+        self._tools = tools
         self._fresh = _maker(host.detector)
         self._reasoning = reasoning
         self.shape = PLAIN_JSON if self._plain else shape_of(parser, host.detector)
@@ -88,17 +91,17 @@ class ApiDetector:
     def opened(self, text: str) -> bool:
         if self._plain:
             return True
-        self._host.detector = self._fresh()
-        return bool(self._host.has_tool_call(self._visible(text)))
+        return bool(self._fresh().has_tool_call(self._visible(text)))
 
     def calls(self, text: str) -> list[FoundCall]:
         text = self._visible(text)
         if self._plain:
             return _plain_calls(text)
-        self._host.detector = self._fresh()
-        if not self._host.has_tool_call(text):
+        detector = self._fresh()
+        found = detector.detect_and_parse(text, self._tools).calls
+        # The pythonic detector has looked for the same thing to get here.
+        if not found or not (self.shape.style == "python" or detector.has_tool_call(text)):
             return []
-        _, found = self._host.parse_non_stream(text)
         return [FoundCall(call.name, call.parameters) for call in found]
 
     def _visible(self, text: str) -> str:
@@ -155,9 +158,48 @@ def _plain_calls(text: str) -> list[FoundCall]:
     return [FoundCall(call["name"], json.dumps(call.get("parameters", {}), ensure_ascii=False)) for call in data]
 
 
+class _Calls:
+    """Stands in for the expression by which the pythonic detector finds its list of calls.
+
+    The original backtracks: some hundred characters can take it seconds, which the scheduler does not have. This one
+    looks for the outermost list and asks Python whether it holds calls with named arguments alone.
+    """
+
+    _list = re.compile(r"\[[a-zA-Z]+\w*\(.*\)\s*\]", re.DOTALL)
+    _name = re.compile(r"[a-zA-Z]+\w*")
+
+    def search(self, text: str) -> re.Match[str] | None:
+        """The match the original would find, or None."""
+        found = self._list.search(text)
+        return found if found and self._holds_calls(found.group()) else None
+
+    def _holds_calls(self, text: str) -> bool:
+        try:
+            items = getattr(safe_ast_parse(text).body[0], "value", None)
+        except (SyntaxError, ValueError, MemoryError, RecursionError):
+            return False
+        return isinstance(items, ast.List) and all(self._is_call(item) for item in items.elts)
+
+    def _is_call(self, node: ast.expr) -> bool:
+        return (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and not node.args
+            and all(self._name.fullmatch(name or "") for name in (node.func.id, *(key.arg for key in node.keywords)))
+        )
+
+
+def _pythonic() -> PythonicDetector:
+    detector = PythonicDetector()
+    detector.tool_call_regex = _Calls()
+    return detector
+
+
 def _maker(detector: Any) -> Callable[[], Any]:
     """Some detectors keep what they have seen, so that each question needs a new one."""
     kind = type(detector)
+    if kind is PythonicDetector:
+        return _pythonic
     try:
         kind()
     except TypeError:

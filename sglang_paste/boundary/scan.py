@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 _JSON = re.compile(r'[\\"{}\[\],:]')
 _PYTHON = re.compile(r"[\\\"'(){}\[\],:=]")
-_MARKUP = re.compile(r">")
+_MARKERS = re.compile(r"[>\]]")
 _ASSIGNS = frozenset(":=")
 _QUOTES = frozenset("\"'")
 _OPENERS = frozenset("([{")
@@ -37,7 +37,7 @@ class Scanner:
     """Reads a growing text once, from `start` on."""
 
     def __init__(self, style: str, start: int) -> None:
-        self._letters = {"json": _JSON, "python": _PYTHON}.get(style, _MARKUP)
+        self._letters = {"json": _JSON, "python": _PYTHON}.get(style, _MARKERS)
         self._at = start
         self._quote = ""
         self._before = ""

@@ -128,19 +128,15 @@ class Turn:
         self._over = True
         if not self._off and reason not in ("abort", "error"):
             self._guarded(lambda: self._finish(trim))
-        if self._call is not None:
-            self._emit(CallAborted, index=self._call.index, tool=self._call.tool, reason=reason)
-            self._call = None
+        self._abort(reason)
         calls = len(self._ready)
         self._emit(TurnEnded, reason="tool_calls" if calls and reason == "stop" else reason, calls=calls)
         self._flush()
 
     def restart(self) -> None:
         """The host threw away what was committed, and generates it anew."""
-        if self._call is not None:
-            self._emit(CallAborted, index=self._call.index, tool=self._call.tool, reason="abort")
+        self._give_up("abort")
         self._flush()
-        self._off = True
 
     def _guarded(self, action: Callable[[], None]) -> None:
         began = time.perf_counter()
@@ -155,10 +151,13 @@ class Turn:
             self._tally.slow += 1
             self._give_up()
 
-    def _give_up(self) -> None:
+    def _give_up(self, reason: StopReason = "error") -> None:
         self._off = True
+        self._abort(reason)
+
+    def _abort(self, reason: StopReason) -> None:
         if self._call is not None:
-            self._emit(CallAborted, index=self._call.index, tool=self._call.tool, reason="error")
+            self._emit(CallAborted, index=self._call.index, tool=self._call.tool, reason=reason)
             self._call = None
 
     def _look(self) -> None:
@@ -239,22 +238,17 @@ class Turn:
                 self._emit(CallNamed, index=call.index, tool=tool)
         else:
             call.follow(mark)
-        if call.tool is not None:
+        if call.tool is not None or self._shape.style == "opaque":
             found = call.ready(self._text, mark)
             if found is not None:
-                self._close(found, mark.end)
+                self._finish_call(found, mark.end)
                 return
             likely = call.likely(self._text, mark, self._required)
             if likely is not None:
                 self._emit(CallLikely, index=call.index, tool=call.tool, arguments=likely)
         if call.failed(mark):
-            self._emit(CallAborted, index=call.index, tool=call.tool, reason="error")
+            self._abort("error")
             self._leave(mark.end)
-
-    def _close(self, found: FoundCall, end: int) -> None:
-        self._emit(CallReady, index=len(self._ready), tool=found.name, arguments=found.arguments)
-        self._ready.append(found)
-        self._leave(end)
 
     def _leave(self, end: int) -> None:
         self._call = None
@@ -270,17 +264,19 @@ class Turn:
         if self._call is None and not self._shape.opening.search(self._text, self._from):
             return
         for found in self._detector.calls(self._text)[len(self._ready) :]:
-            self._finish_call(found)
+            self._finish_call(found, len(self._text))
 
-    def _finish_call(self, found: FoundCall) -> None:
-        """A call that only the whole text shows."""
+    def _finish_call(self, found: FoundCall, end: int) -> None:
+        """A call is ready, of which only the whole text may have shown that it was one."""
         index = len(self._ready)
         call, self._call = self._call, None
         if call is None:
             self._emit(CallOpened, index=index)
         if call is None or call.tool is None:
             self._emit(CallNamed, index=index, tool=found.name)
-        self._close(found, len(self._text))
+        self._emit(CallReady, index=index, tool=found.name, arguments=found.arguments)
+        self._ready.append(found)
+        self._leave(end)
 
     def _emit(self, kind: type[Any], **fields: Any) -> None:
         self._events.append(kind(**self._head, position=self._position, time=self._clock(), **fields))
