@@ -15,6 +15,8 @@ from sglang_paste.gateway.http import MAX_CALLS, Gateway
 from sglang_paste.gateway.mcp import McpGateway
 
 MAX_CONNECTIONS = 2048
+# A client's connection outlives the turns in which the model thinks.
+KEEP_ALIVE_S = 120
 _BACKLOG = 512
 
 
@@ -56,30 +58,42 @@ async def serving(desk: Desk, auth: Auth, listener: socket.socket, *, grace: flo
             access_log=False,
             server_header=False,
             limit_concurrency=MAX_CONNECTIONS,
+            timeout_keep_alive=KEEP_ALIVE_S,
             backlog=_BACKLOG,
             timeout_graceful_shutdown=max(1, round(grace)),
         )
     )
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(server.serve, [listener])
+        tasks.start_soon(server.run_shielded, [listener])
         await server.running.wait()
+        if not server.started:
+            raise RuntimeError("the gateway did not start; its log says why")
         try:
             yield
         finally:
             server.should_exit = True
-            # serve() sees the flag within its 0.1 s tick; the group waits for it, also when we are being cancelled.
-            with anyio.CancelScope(shield=True), anyio.move_on_after(grace + 5):
+            with anyio.move_on_after(grace + 5, shield=True):
                 await server.stopped.wait()
-            tasks.cancel_scope.cancel()
+            server.force.cancel()
 
 
 class _Server(uvicorn.Server):
-    """Signals belong to the side process, and it wants to know when requests are answered."""
+    """Signals belong to the side process, and a cancellation around it must not keep it from closing its sockets."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.running = anyio.Event()
         self.stopped = anyio.Event()
+        self.force = anyio.CancelScope(shield=True)
+
+    async def run_shielded(self, sockets: list[socket.socket]) -> None:
+        """Serve until `should_exit` or `force`."""
+        try:
+            with self.force:
+                await self.serve(sockets)
+        finally:
+            self.running.set()
+            self.stopped.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -88,9 +102,3 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.running.set()
-
-    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        try:
-            await super().serve(sockets)
-        finally:
-            self.stopped.set()

@@ -10,7 +10,7 @@ import anyio.lowlevel
 import msgspec
 
 from sglang_paste.calls import TenantId, ToolCall
-from sglang_paste.errors import JournalError, OutcomeUnknown, Unavailable
+from sglang_paste.errors import CallError, JournalError, OutcomeUnknown, Unavailable
 from sglang_paste.execute.base import Outcome
 from sglang_paste.gateway.api import Answer, Health, How, Offer, Ticket
 from sglang_paste.observe.spans import Span
@@ -179,6 +179,11 @@ class ToolDesk:
                 now = self._clock()
                 self._recorder.answered(call, claim.session, how, outcome, flight.asked, now)
                 flight.land((outcome, how), now)
+        except CallError as error:
+            # The tool went away between the look at it and its start.
+            self._close(call, Outcome(content=str(error), failure="unavailable"))
+            flight.land(error, self._clock())
+            return
         finally:
             flight.crash(self._clock(), stopping=self.stopping)
             self._flights.pop(number, None)

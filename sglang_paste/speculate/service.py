@@ -249,17 +249,14 @@ def _same_session(entry: Entry, event: Event) -> bool:
 
 
 def main(settings: Settings) -> int:
-    """Serve; the exit status is 2 where the settings or tools.toml cannot be used, with one sentence on stderr."""
+    """Serve until SIGTERM or SIGINT. Raises ConfigError where the settings or tools.toml cannot be used."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    # One line for every request to a tool server is too much.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    try:
-        if settings.cpus is not None:
-            _bind_to(settings.cpus)
-        anyio.run(serve, settings)
-    except ConfigError as error:
-        print(f"sglang-paste: {error}", file=sys.stderr)
-        return 2
+    # A line for every request and every connection is too much.
+    for chatty in ("httpx", "httpx2", "mcp"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    if settings.cpus is not None:
+        _bind_to(settings.cpus)
+    anyio.run(serve, settings)
     return 0
 
 
