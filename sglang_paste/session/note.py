@@ -39,6 +39,6 @@ def write(note: Note) -> OwnText:
 def read(text: str) -> Note:
     """Raises WireError for what `write` did not write."""
     try:
-        return msgspec.json.decode(text, type=Note)
+        return msgspec.json.decode(str(text), type=Note)
     except (msgspec.DecodeError, UnicodeEncodeError) as error:
         raise WireError(f"a request's note cannot be read ({error})") from error
