@@ -8,6 +8,7 @@ from typing import Any
 import uvicorn
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context, Image
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
 
 server = MCPServer("probe")
@@ -28,7 +29,7 @@ def point(x: int) -> dict[str, Any]:
 @server.tool()
 def fail() -> str:
     """Raise."""
-    raise ValueError("bad é")
+    raise ToolError("bad é")
 
 
 @server.tool(structured_output=False)
