@@ -126,7 +126,7 @@ class Catalog:
         self._offers[name] = Offer(info, f"tools.{name}")
 
     async def _open_server(self, name: str) -> None:
-        server = McpExecutor(name, self._config.mcp[name])
+        server = McpExecutor(name, self._config.mcp[name], self._config.folder)
         self._servers[name] = server
         await server.open()
 

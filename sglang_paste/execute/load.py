@@ -126,9 +126,10 @@ def _server(name: str, table: Any, folder: Path) -> McpServer:
     if server.url is not None:
         _check_url(server.url, f"{where}.url")
     _check_ranges(server, where)
-    policies = {
-        tool: _convert(policy, Policy, f"{where}.tools.{tool}") for tool, policy in table.get("tools", {}).items()
-    }
+    listed = table.get("tools", {})
+    if not isinstance(listed, dict):
+        raise ConfigError(f"{where}.tools is not a table; write [{where}.tools.<name>]")
+    policies = {tool: _convert(policy, Policy, f"{where}.tools.{tool}") for tool, policy in listed.items()}
     for tool, policy in policies.items():
         _check_policy(policy, f"{where}.tools.{tool}")
         if server.only is not None and tool not in server.only:

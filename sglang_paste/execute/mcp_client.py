@@ -41,8 +41,10 @@ class Lost(Exception):
 class McpExecutor:
     """One server: connected for as long as the catalog is open, and again whenever it comes back."""
 
-    def __init__(self, name: str, server: McpServer) -> None:
+    def __init__(self, name: str, server: McpServer, folder: str) -> None:
+        """`folder` is where a server over stdio starts."""
         self._name = name
+        self._folder = folder
         self._server = server
         self.offers: dict[str, Offer] = {}
         self._remote: dict[str, str] = {}
@@ -57,7 +59,7 @@ class McpExecutor:
         """Connect and list the tools; raises ConfigError where that cannot be done in time."""
         headers = expand(self._server.headers, f"mcp.{self._name}.headers")
         environment = expand(self._server.environment, f"mcp.{self._name}.environment")
-        connect = functools.partial(_transport, self._server, headers, environment)
+        connect = functools.partial(_transport, self._server, headers, environment, self._folder)
         self._keeper = asyncio.create_task(self._keep(connect), name=f"mcp {self._name}")
         first = asyncio.create_task(self._connected.wait())
         await asyncio.wait(
@@ -244,7 +246,9 @@ class _WatchedStream:
 
 
 @asynccontextmanager
-async def _transport(server: McpServer, headers: dict[str, str], environment: dict[str, str]) -> AsyncIterator[Any]:
+async def _transport(
+    server: McpServer, headers: dict[str, str], environment: dict[str, str], folder: str
+) -> AsyncIterator[Any]:
     if server.url is not None:
         timeout = httpx2.Timeout(30.0, read=None)
         client = httpx2.AsyncClient(headers=headers, timeout=timeout)
@@ -254,7 +258,7 @@ async def _transport(server: McpServer, headers: dict[str, str], environment: di
     command = list(server.command)
     if leash := shutil.which("setpriv"):
         command = [leash, "--pdeathsig", "KILL", "--", *command]
-    parameters = StdioServerParameters(command=command[0], args=command[1:], env=environment)
+    parameters = StdioServerParameters(command=command[0], args=command[1:], env=environment, cwd=folder)
     async with stdio_client(parameters, errlog=sys.__stderr__ or sys.stderr) as streams:
         yield streams
 

@@ -102,3 +102,8 @@ def test_python_tools_beside_a_home_are_refused(bench: Bench, monkeypatch: pytes
     monkeypatch.setenv("HOME", str(bench.folder))
     with pytest.raises(ConfigError, match="move it to its own"):
         load_config(bench.write("tools.toml", PYTHON))
+
+
+def test_the_example_is_right() -> None:
+    config = load_config(Path(__file__).parents[2] / "examples" / "tools.toml")
+    assert set(config.tools) == {"search", "word_count"}

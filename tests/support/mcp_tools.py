@@ -66,7 +66,7 @@ def environment() -> list[str]:
 async def grow(context: Context) -> str:
     """Offer one tool more."""
     server.add_tool(lambda: "grown", name="grown", description="new")
-    await context.session.send_tool_list_changed()
+    await context.notify_tools_changed()
     return "ok"
 
 
