@@ -56,15 +56,16 @@ additionalProperties = false
 class Clients:
     """Threads that make calls, each until it has an answer that is for good."""
 
-    def __init__(self, side: SideProcess) -> None:
+    def __init__(self, side: SideProcess, *, with_ids: bool = True) -> None:
         self.promised: list[str] = []
         self.unknown: list[str] = []
         self.wrong: list[str] = []
         self.outcomes: Counter[str] = Counter()
         self.retries = 0
         self._side = side
+        self._with_ids = with_ids
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._work, args=(number,)) for number in range(CLIENTS)]
+        self._threads = [threading.Thread(target=self._work, args=(number,), daemon=True) for number in range(CLIENTS)]
 
     def start(self) -> None:
         for thread in self._threads:
@@ -74,7 +75,7 @@ class Clients:
         """After the calls that are under way."""
         self._stop.set()
         for thread in self._threads:
-            thread.join()
+            thread.join(30)
 
     def _work(self, number: int) -> None:
         made = 0
@@ -86,7 +87,8 @@ class Clients:
                 self._append(f"{number}-{made}")
 
     def _append(self, line: str) -> None:
-        status, answer = self._insist("append", {"arguments": {"line": line}, "call_id": line})
+        named = {"call_id": line} if self._with_ids else {}
+        status, answer = self._insist("append", {"arguments": {"line": line}, **named})
         if status == 200:
             self.promised.append(line)
             self.outcomes[answer["outcome"]] += 1
@@ -129,13 +131,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--without-ids", action="store_true", help="break the promise: this has to be noticed")
     options = parser.parse_args()
     random.seed(options.seed)
     with tempfile.TemporaryDirectory(prefix="paste-") as folder:
-        return run(Path(folder), options.kills, options.seed)
+        return run(Path(folder), options.kills, options.seed, with_ids=not options.without_ids)
 
 
-def run(folder: Path, kills: int, seed: int) -> int:
+def run(folder: Path, kills: int, seed: int, *, with_ids: bool) -> int:
     """Kill and look; prints a report."""
     workspace = folder / "workspace"
     workspace.mkdir()
@@ -144,19 +147,21 @@ def run(folder: Path, kills: int, seed: int) -> int:
     side = SideProcess(folder, TOOLS.format(folder=json.dumps(str(workspace))))
     side.start()
     side.wait_ready()
-    clients = Clients(side)
+    clients = Clients(side, with_ids=with_ids)
     clients.start()
     started = time.monotonic()
-    for _ in range(kills):
-        # One kill in five hits the start.
-        if random.random() > 0.2:
-            side.wait_ready()
-        time.sleep(random.random() * 0.8)
-        side.kill()
-        side.start()
-    side.wait_ready()
-    clients.stop()
-    side.stop()
+    try:
+        for _ in range(kills):
+            # One kill in five hits the start.
+            if random.random() > 0.2:
+                side.wait_ready()
+            time.sleep(random.random() * 0.8)
+            side.kill()
+            side.start()
+        side.wait_ready()
+    finally:
+        clients.stop()
+        side.stop()
     return report(
         clients, lines.read_text().split(), f"{kills} kills in {time.monotonic() - started:.0f} s, seed {seed}"
     )

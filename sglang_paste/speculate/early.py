@@ -31,7 +31,8 @@ Clock = Callable[[], float]
 class Early:
     """Carries out what the ledger and the planner decide.
 
-    The desk says what it runs itself: `authoritative` counts its runs by tool, `asked` its calls by tenant and key.
+    Without an engine nothing runs early: then this is a plain gateway. The desk says what it runs itself:
+    `authoritative` counts its runs by tool, `asked` its calls by tenant and key.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Early:
         recorder: Recorder,
         spawn: Spawn,
         clock: Clock,
+        engine_alive: Callable[[], bool],
     ) -> None:
         self.authoritative: Counter[str] = Counter()
         self.asked: Counter[tuple[TenantId, str]] = Counter()
@@ -56,6 +58,7 @@ class Early:
         self._metrics = recorder.metrics
         self._spawn = spawn
         self._clock = clock
+        self._engine_alive = engine_alive
         self._cores = len(os.sched_getaffinity(0))
         self._runs: dict[int, Run] = {}
         self._settled: dict[int, anyio.Event] = {}
@@ -127,6 +130,8 @@ class Early:
 
     def _refusal(self, candidate: Candidate) -> str | None:
         """Why a candidate is not queued; None where it now is."""
+        if not self._engine_alive():
+            return "no engine"
         if candidate.tool not in self._policies:
             return "unknown tool"
         try:

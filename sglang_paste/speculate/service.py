@@ -93,7 +93,9 @@ class Service:
         self._recorder = Recorder(self.metrics, Spans())
         limits = effective_limits(config.limits, budget)
         self._ledger = Ledger(known.policies, limits)
-        self._early = Early(self._ledger, tools, known.policies, limits, journal, self._recorder, self.spawn, clock)
+        self._early = Early(
+            self._ledger, tools, known.policies, limits, journal, self._recorder, self.spawn, clock, self.engine_alive
+        )
         self.desk = ToolDesk(
             tools, self._ledger, journal, self._early, learning, self._recorder, self.spawn, clock, self.engine_alive
         )

@@ -102,7 +102,7 @@ class FakeLearning:
         self, call: ToolCall, content: str, duration: float, *, ok: bool, asked: float | None = None
     ) -> list[Candidate]:
         self.confirmed.append((call, content, ok))
-        return []
+        return [candidate("read", arguments("next"))] if call.arguments["path"] == "followed" else []
 
     async def save(self) -> None:
         pass
@@ -155,12 +155,11 @@ class House:
 
     async def heard(self) -> None:
         """Until all that was said is handled."""
-        before = self.service.engine_alive()
         marker = float(id(object()) % 1_000_000)
         self.engine.send([Ping(sender="test", time=marker, dropped=int(marker))])
         dropped = self.service.metrics.dropped.labels("scheduler-0")
         await until(lambda: dropped._value.get() == marker or None)
-        assert self.service.engine_alive() or before is False
+        assert self.service.engine_alive()
 
     def count(self, name: str) -> float:
         lines = self.service.metrics.text().decode().splitlines()
@@ -346,6 +345,26 @@ def test_a_turn_without_calls_and_a_lost_engine_end_what_is_pointless(
             await until(lambda: second.cancelled or None)
             assert not home.service.engine_alive()
             assert [span.outcome for span in home.desk.spans(TENANT) if span.lane == "model"] == ["stop"]
+
+    check(main)
+
+
+def test_without_an_engine_nothing_runs_early(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with house(tmp_path, FakeTools(read=READ)) as home:
+
+            async def follow(times: int) -> list[str]:
+                ticket = home.call("read", "followed", session=SESSION)
+                (await home.run(times - 1)).finish()
+                assert (await answer(ticket)).how == "run"
+                await until(lambda: len(home.learning.confirmed) == times or None)
+                return [run.call.arguments["path"] for run in home.tools.runs]
+
+            assert await follow(1) == ["followed"]
+            assert home.count('paste_refusals_total{reason="no engine"') == 1
+            home.say(TurnStarted, prompt_tokens=5, tools=("read",))
+            await home.heard()
+            assert await follow(2) == ["followed", "followed", "next"]
 
     check(main)
 

@@ -261,9 +261,11 @@ def test_what_cannot_be_served_is_refused(folder: Path) -> None:
 
 @pytest.mark.chaos
 @pytest.mark.timeout(400)
-def test_kills_at_random_moments_break_no_promise() -> None:
-    """The same as `python -m bench.chaos`, shorter."""
+@pytest.mark.parametrize(("options", "code"), [(["--kills", "10"], 0), (["--kills", "4", "--without-ids"], 1)])
+def test_kills_at_random_moments_break_no_promise(options: list[str], code: int) -> None:
+    """The same as `python -m bench.chaos`, shorter; without call ids a call does run twice, and that is noticed."""
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "bench.chaos", "--kills", "10"]
+    command = [sys.executable, "-m", "bench.chaos", *options]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=380, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
+    assert ("broken" in done.stderr) is bool(code)
