@@ -60,7 +60,7 @@ def arm_main() -> None:
     if "main" in _armed:
         return
     check.require(HOOKS)
-    apply("main")
+    _apply("main", hooks_of("main"))
     os.environ[ENVIRONMENT] = msgspec.json.encode(without_key(settings())).decode()
 
 
@@ -69,25 +69,9 @@ def apply(role: Role, hooks: Sequence[Hook] = HOOKS) -> None:
 
     Raises HookError for a hook that is missing, changed, already applied, or not in place afterwards.
     """
-    from sglang.srt.plugins.hook_registry import HookRegistry, HookSource, HookType
-
-    source = HookSource(plugin_name="paste", dist_name="sglang-paste")
-    if role in _armed:
-        raise HookError(f"the {role} hooks are applied already; register the plugin once")
     wanted = hooks_of(role, hooks)
     check.require(wanted)
-    functions = [load(hook) for hook in wanted]
-    for hook, function in zip(wanted, functions, strict=True):
-        if hook.kind == "override":
-            continue
-        if hook.target in HookRegistry._patched:
-            raise HookError(f"{hook.target} is patched already; start without the other plugin that hooks it")
-        HookRegistry.register(hook.target, function, HookType(hook.kind), source=source)
-    HookRegistry.apply_hooks()
-    _armed.add(role)
-    for hook, function in zip(wanted, functions, strict=True):
-        if not in_place(hook, function):
-            raise HookError(f"{hook.target} did not take its hook {hook.function}; see the log above for the reason")
+    _apply(role, wanted)
 
 
 def load(hook: Hook) -> Callable[..., Any]:
@@ -131,6 +115,26 @@ def stop(error: PasteError) -> NoReturn:
 def without_key(value: Settings) -> Settings:
     """The settings as the children get them: their environment is no place for a secret."""
     return msgspec.structs.replace(value, api_key=None)
+
+
+def _apply(role: Role, hooks: Sequence[Hook]) -> None:
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookSource, HookType
+
+    if role in _armed:
+        raise HookError(f"the {role} hooks are applied already; register the plugin once")
+    _armed.add(role)
+    source = HookSource(plugin_name="paste", dist_name="sglang-paste")
+    functions = [load(hook) for hook in hooks]
+    for hook, function in zip(hooks, functions, strict=True):
+        if hook.kind == "override":
+            continue
+        if hook.target in HookRegistry._patched:
+            raise HookError(f"{hook.target} is patched already; start without the other plugin that hooks it")
+        HookRegistry.register(hook.target, function, HookType(hook.kind), source=source)
+    HookRegistry.apply_hooks()
+    for hook, function in zip(hooks, functions, strict=True):
+        if not in_place(hook, function):
+            raise HookError(f"{hook.target} did not take its hook {hook.function}; see the log above for the reason")
 
 
 def or_stop(act: Callable[[], T]) -> T:

@@ -130,7 +130,7 @@ def settle(
 
 def load_tools(path: str) -> ToolConfig:
     """A whole tools.toml. Raises ConfigError."""
-    from sglang_paste.execute.catalog import load_config
+    from sglang_paste.execute.load import load_config
 
     return load_config(path)
 
