@@ -85,8 +85,8 @@ class ApiDetector:
         self._reasoning = reasoning
         self.shape = PLAIN_JSON if self._plain else shape_of(parser, host.detector)
 
-    def answer_start(self, text: str) -> int:
-        return self._reasoning.answer_start(text) if self._reasoning else 0
+    def answer_start(self, text: str, *, whole: bool) -> int:
+        return self._reasoning.answer_start(text, whole=whole) if self._reasoning else 0
 
     def opened(self, text: str) -> bool:
         if self._plain:
@@ -111,22 +111,23 @@ class ApiDetector:
 class Reasoning:
     """SGLang's reasoning parser for one request."""
 
-    def __init__(self, parser: str, *, force: bool, tokenizer: Any) -> None:
+    def __init__(self, parser: str, *, force: bool, stream: bool, tokenizer: Any) -> None:
         host = ReasoningParser(
             parser, stream_reasoning=False, force_reasoning=force, tokenizer=tokenizer, tool_call_parser_active=True
         )
         self._detector = host.detector
+        # A call may cut a thought short; unless streaming, it counts only if the thought never ends.
+        self._ends = [host.detector.think_end_token, *([host.detector.tool_start_token] if stream else [])]
         self._parser, self._force, self._tokenizer = parser, force, tokenizer
         # Where the answer is no suffix of the output, it has to be taken out again each time.
         self._inline = parser == "gpt-oss"
 
-    def answer_start(self, text: str) -> int:
+    def answer_start(self, text: str, *, whole: bool) -> int:
         """See `boundary.Detector`."""
         if self._inline:
             return 0
-        ends = (self._detector.think_end_token, self._detector.tool_start_token)
         begun = self._detector._in_reasoning or self._detector.think_start_token in text
-        if begun and not any(end and end in text for end in ends):
+        if begun and not whole and not any(end and end in text for end in self._ends):
             return -1
         rest = self._parse(text)
         return len(text) - len(rest) if rest and text.endswith(rest) else -1
@@ -202,6 +203,6 @@ def _maker(detector: Any) -> Callable[[], Any]:
         return _pythonic
     try:
         kind()
-    except TypeError:
+    except (TypeError, ValueError):
         return lambda: detector
     return kind

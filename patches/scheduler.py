@@ -67,7 +67,7 @@ class Watch:
     def begin(self, req: Any, note: Note) -> Turn:
         """The turn of a request that was just queued, started."""
         tools = self._tool_set(bytes(note.tools))
-        detector = self._detector(tools, note)
+        detector = self._detector(tools, note, stream=req.stream)
         style = detector.shape.style
         if style not in self._vocabularies:
             self._vocabularies[style] = Vocabulary(self._decoding(False), style)
@@ -83,10 +83,10 @@ class Watch:
         turn.start(len(req.origin_input_ids), tools.names)
         return turn
 
-    def _detector(self, tools: ToolSet, note: Note) -> ApiDetector:
+    def _detector(self, tools: ToolSet, note: Note, *, stream: bool) -> ApiDetector:
         reasoning = None
         if note.thinking is not None and self._reasoning:
-            reasoning = Reasoning(self._reasoning, force=note.thinking, tokenizer=self._tokenizer)
+            reasoning = Reasoning(self._reasoning, force=note.thinking, stream=bool(stream), tokenizer=self._tokenizer)
         return ApiDetector(tools.tools, self._parser, note.choice, self._tokenizer, reasoning)
 
     def _decoding(self, skip_special: bool) -> Decode:

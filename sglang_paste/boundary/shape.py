@@ -42,8 +42,11 @@ class Detector(Protocol):
 
     shape: Shape
 
-    def answer_start(self, text: str) -> int:
-        """Where reasoning ends and calls count, as an index into `text`; -1 while it lasts."""
+    def answer_start(self, text: str, *, whole: bool) -> int:
+        """Where reasoning ends and calls count, as an index into `text`; -1 while it lasts.
+
+        With `whole` the text is all there will be.
+        """
 
     def opened(self, text: str) -> bool:
         """Does the text contain a call, be it unfinished?"""

@@ -184,7 +184,7 @@ class Turn:
         if self._scanner is not None:
             return self._scan_between(self._scanner)
         if self._answer < 0:
-            self._answer = self._detector.answer_start(self._text)
+            self._answer = self._detector.answer_start(self._text, whole=self._over)
             if self._answer < 0:
                 return False
             self._text = self._text[self._answer :]
@@ -261,7 +261,7 @@ class Turn:
         self._pending.clear()
         self._text = trim(text) if trim else text
         self._advance()
-        if self._call is None and not self._shape.opening.search(self._text, self._from):
+        if self._answer < 0 or (self._call is None and not self._shape.opening.search(self._text, self._from)):
             return
         for found in self._detector.calls(self._text)[len(self._ready) :]:
             self._finish_call(found, len(self._text))

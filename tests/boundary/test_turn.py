@@ -37,7 +37,7 @@ class Lines:
         self.shape = shape or json_shape("<c>", "}</c>")
         self.asked = 0
 
-    def answer_start(self, text: str) -> int:
+    def answer_start(self, text: str, *, whole: bool) -> int:
         return 0
 
     def opened(self, text: str) -> bool:
@@ -59,7 +59,7 @@ class Lines:
 class Thinking(Lines):
     """Calls count after the thought only."""
 
-    def answer_start(self, text: str) -> int:
+    def answer_start(self, text: str, *, whole: bool) -> int:
         at = text.find("</think>")
         return -1 if at < 0 else at + len("</think>")
 
