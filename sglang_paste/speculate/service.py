@@ -53,7 +53,7 @@ TICK_S = 0.25
 BEAT_S = 1.0
 SAVE_S = 5.0
 ENGINE_SILENT_S = 5.0
-GRACE_S = 2.0
+GRACE_S = 1.5
 
 
 class Learning(Protocol):
