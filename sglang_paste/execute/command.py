@@ -1,7 +1,11 @@
 """Programs as tools."""
 
 import functools
+import math
+import os
 import signal
+
+import msgspec
 
 from sglang_paste.calls import Arguments, ToolCall
 from sglang_paste.config import CommandTool
@@ -50,7 +54,7 @@ class CommandExecutor:
         tool = self._tool
         argv = self._argv.render(arguments)
         if tool.sandbox:
-            argv = wrap(argv, Confinement.of(tool))
+            argv = wrap(argv, msgspec.structs.replace(Confinement.of(tool), cpu_s=_cpu_seconds(tool)))
         out, err = Capture(tool.output_limit), Capture(min(STDERR_LIMIT, tool.output_limit))
         folder = None if tool.sandbox else tool.workspace
         try:
@@ -77,6 +81,11 @@ class CommandExecutor:
             return Outcome(content=out.text or complaint, truncated=out.truncated)
         content = _joined(out.text, complaint, f"[{_ending(code)}]")
         return Outcome(content=content, is_error=True, truncated=out.truncated or err.truncated)
+
+
+def _cpu_seconds(tool: CommandTool) -> int:
+    """What one process could use of all cores in the time it has; a last bound where nobody is left to stop it."""
+    return math.ceil(tool.timeout_s) * (os.cpu_count() or 1) + 1
 
 
 def _joined(*parts: str) -> str:

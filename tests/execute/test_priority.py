@@ -7,60 +7,58 @@ from tool_bench import Bench, eventually, launch
 
 from sglang_paste.execute.catalog import Catalog
 from sglang_paste.execute.priority import LOWEST, NORMAL, children, descendants, may_raise_nice, set_priority
+from sglang_paste.execute.process import Process
 
-SPIN = """
-import os, sys, time
-os.sched_setaffinity(0, {int(sys.argv[1])})
-end = time.perf_counter() + 1.5
-while time.perf_counter() < end:
-    pass
-print(time.process_time())
-"""
-TOML = f"""
-[tools.spin]
-kind = "command"
-argv = ["{sys.executable}", "-c", {SPIN!r}, "{{core}}"]
-parameters = {{type = "object", properties = {{core = {{type = "integer"}}}}}}
-""".replace(repr(SPIN), "'''" + SPIN.replace("{", "{{").replace("}", "}}") + "'''")
-
-
-def core() -> int:
-    return max(os.sched_getaffinity(0))
+SPIN = "import os, sys\nos.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: pass"
+SLEEP = '[tools.sleep]\nkind = "command"\nargv = ["sleep", "24680"]\nparameters = {type = "object"}\n'
+PATIENCE_S = 100.0
 
 
 def autogroup(pid: int) -> int:
     return int(Path(f"/proc/{pid}/autogroup").read_text().rsplit(" ", 1)[1])
 
 
-def test_a_speculative_run_yields_until_it_is_promoted(bench: Bench) -> None:
-    async def pair(catalog: Catalog, *, promote: bool) -> tuple[float, float]:
-        real = launch(catalog, "spin", core=core())
-        early = launch(catalog, "spin", core=core(), speculative=True)
-        await eventually(lambda: len(_spinning()) == 2)
-        if promote:
-            early.promote()
-        outcomes = await asyncio.gather(real.wait(), early.wait())
-        return float(outcomes[0].content), float(outcomes[1].content)
-
-    async def scenario(catalog: Catalog) -> None:
-        real, early = await pair(catalog, promote=False)
-        assert early < real / 3
-        real, early = await pair(catalog, promote=True)
-        assert early > real / 3
-
-    bench.use(TOML, scenario)
+def cpu_ticks(process: Process) -> int:
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
 
 
-def _spinning() -> list[int]:
-    return [pid for child in children(os.getpid()) for pid in descendants(child) if _is_spin(pid)]
+def spin() -> Process:
+    argv = [sys.executable, "-S", "-c", SPIN, str(max(os.sched_getaffinity(0)))]
+    return Process(argv, environment={}, folder=None, low=False, confined=False)
 
 
-def _is_spin(pid: int) -> bool:
+async def share(low: Process, normal: Process) -> float:
+    """The CPU time of one for each unit of the other's, over the same second of it."""
+    before = cpu_ticks(low), cpu_ticks(normal)
+    await eventually(lambda: max(cpu_ticks(low) - before[0], cpu_ticks(normal) - before[1]) >= 100, PATIENCE_S)
+    return (cpu_ticks(low) - before[0]) / max(1, cpu_ticks(normal) - before[1])
+
+
+def test_a_lowered_process_yields_its_core_until_it_is_raised_again() -> None:
+    async def scenario() -> None:
+        processes = [spin(), spin()]
+        try:
+            await eventually(lambda: all(cpu_ticks(process) > 20 for process in processes), PATIENCE_S)
+            processes[0].set_low(True)
+            assert await share(*processes) < 0.4
+            processes[0].set_low(False)
+            assert await share(*processes) > 0.5
+        finally:
+            await asyncio.gather(*(process.kill() for process in processes))
+
+    asyncio.run(scenario())
+
+
+def _sleeping() -> list[int]:
+    return [pid for child in children(os.getpid()) for pid in descendants(child) if _is_sleep(pid)]
+
+
+def _is_sleep(pid: int) -> bool:
     try:
-        line = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return Path(f"/proc/{pid}/cmdline").read_bytes().endswith(b"sleep\x0024680\0")
     except OSError:
         return False
-    return line.startswith(sys.executable.encode()) and b"sched_setaffinity" in line
 
 
 UNPRIVILEGED = """
@@ -94,19 +92,19 @@ def test_an_unprivileged_owner_can_lower_and_raise_again() -> None:
     assert asyncio.run(scenario()).decode().strip() == str([False, LOWEST, 0, NORMAL, 0])
 
 
-def test_nice_values_are_set_as_well_where_they_can_be_taken_back(bench: Bench) -> None:
+def test_a_speculative_run_is_low_until_it_is_promoted(bench: Bench) -> None:
     async def scenario(catalog: Catalog) -> None:
-        run = launch(catalog, "spin", core=core(), speculative=True)
-        await eventually(lambda: len(_spinning()) == 1)
-        (pid,) = _spinning()
-        assert autogroup(pid) == LOWEST
-        assert os.getpriority(os.PRIO_PROCESS, pid) == (LOWEST if may_raise_nice() else NORMAL)
+        run = launch(catalog, "sleep", speculative=True)
+        await eventually(_sleeping, PATIENCE_S)
+        for pid in _sleeping():
+            assert autogroup(pid) == LOWEST
+            assert os.getpriority(os.PRIO_PROCESS, pid) == (LOWEST if may_raise_nice() else NORMAL)
         run.promote()
-        assert autogroup(pid) == NORMAL
-        assert os.getpriority(os.PRIO_PROCESS, pid) == NORMAL
+        await eventually(lambda: all(autogroup(pid) == NORMAL for pid in _sleeping()))
+        assert all(os.getpriority(os.PRIO_PROCESS, pid) == NORMAL for pid in _sleeping())
         await run.cancel()
 
-    bench.use(TOML, scenario)
+    bench.use(SLEEP, scenario)
 
 
 def test_a_process_that_is_gone_has_no_priority_to_set() -> None:

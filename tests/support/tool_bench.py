@@ -10,7 +10,7 @@ from sglang_paste.execute.base import Outcome, Run
 from sglang_paste.execute.catalog import Catalog
 from sglang_paste.execute.load import load_config
 
-DEADLINE_S = 90.0
+DEADLINE_S = 110.0
 
 T = TypeVar("T")
 
