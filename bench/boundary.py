@@ -1,7 +1,8 @@
 """What boundaries cost the scheduler for each committed token, with and without tools.
 
 `python -m bench.boundary` runs SGLang's real detectors over outputs of agents, one token per commit (the worst case),
-and prints microseconds of this thread's CPU time per token. The check comes first: every call of the output was announced as it was written.
+and prints microseconds of the thread's CPU time per token. The check comes first: every call of the output was
+announced as it was written.
 """
 
 import argparse
