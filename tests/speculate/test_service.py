@@ -128,8 +128,10 @@ def arguments(path: str) -> str:
 class House:
     """A service with its engine, its tools and its journal."""
 
-    def __init__(self, service: Service, bus: MemorySide, tools: FakeTools, learning: FakeLearning) -> None:
-        self.service, self.bus, self.tools, self.learning = service, bus, tools, learning
+    def __init__(
+        self, service: Service, bus: MemorySide, tools: FakeTools, learning: FakeLearning, journal: Journal
+    ) -> None:
+        self.service, self.bus, self.tools, self.learning, self.journal = service, bus, tools, learning, journal
         self.desk = service.desk
         self.engine = bus.connect("scheduler-0")
         self.indices = itertools.count()
@@ -184,16 +186,15 @@ async def answer(ticket: Ticket) -> Answer:
 async def house(folder: Path, tools: FakeTools, limits: Limits | None = None) -> AsyncIterator[House]:
     bus, learning = MemorySide(), FakeLearning()
     config = ToolConfig(limits=limits or Limits())
-    with contextlib.closing(Journal(folder / "journal.sqlite")) as journal:
+    with contextlib.closing(bus), contextlib.closing(Journal(folder / "journal.sqlite")) as journal:
         async with anyio.create_task_group() as tasks:
             service = Service(tools, Known(tools), config, None, bus, learning, journal, tasks)
             service.start()
-            yield House(service, bus, tools, learning)
+            yield House(service, bus, tools, learning, journal)
             service.close()
             for run in tools.runs:
                 run.finish()
             tasks.cancel_scope.cancel()
-    bus.close()
 
 
 def check(main: Callable[[], Awaitable[None]]) -> None:
@@ -345,6 +346,21 @@ def test_a_turn_without_calls_and_a_lost_engine_end_what_is_pointless(
             await until(lambda: second.cancelled or None)
             assert not home.service.engine_alive()
             assert [span.outcome for span in home.desk.spans(TENANT) if span.lane == "model"] == ["stop"]
+
+    check(main)
+
+
+@pytest.mark.parametrize("disclose", [True, False])
+def test_what_is_seen_outside_leaves_only_with_a_trace(tmp_path: Path, disclose: bool) -> None:
+    policy = Policy(effect="read", reads=("web",), observes="external", speculate=True, disclose=disclose)
+
+    async def main() -> None:
+        async with house(tmp_path, FakeTools(look=policy, read=READ)) as home:
+            home.ready("look", "what the user wants")
+            await home.early("read", "marker") if not disclose else await home.run(0)
+            found = [(each.tool, each.arguments) for each in home.journal.disclosures()]
+            assert found == ([("look", arguments("what the user wants"))] if disclose else [])
+            assert [run.call.tool for run in home.tools.runs] == (["look"] if disclose else ["read"])
 
     check(main)
 
