@@ -11,6 +11,7 @@ from sglang.srt.mem_cache.swa_memory_pool import SWAKVPool
 from sglang_paste.errors import ConfigError
 from sglang_paste.patches.cpu.attention_batch import Request, encoder_requests, read, requests_of, windowed
 from sglang_paste.patches.cpu.attention_math import attend, tree_mask
+from sglang_paste.patches.cpu.fast_decode import arm
 
 
 class PasteCpuBackend(AttentionBackend):  # type: ignore[misc]
@@ -28,6 +29,7 @@ class PasteCpuBackend(AttentionBackend):  # type: ignore[misc]
         self.encoder_requests: list[Request] = []
         self.windowed_requests: dict[int, list[Request]] = {}
         self.masks: dict[tuple[int, int | None], torch.Tensor] = {}
+        arm(model_runner, self)
 
     def support_triton(self) -> bool:
         return False
