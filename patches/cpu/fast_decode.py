@@ -6,6 +6,7 @@ batch, the backend or the model is not one the compiled code was written for.
 
 import ctypes
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from sglang.srt.model_executor.forward_context import get_attn_backend, has_forw
 from sglang.srt.models.llama import LlamaForCausalLM
 from sglang.srt.runtime_context import get_lora, get_parallel
 
+from sglang_paste.errors import ConfigError
 from sglang_paste.patches.cpu.attention_batch import Request
 from sglang_paste.patches.cpu.compiled import load_library
 
@@ -79,7 +81,7 @@ class Weights:
 
 def arm(model_runner: Any, backend: Any) -> bool:
     """Let `backend` decode this runner's model with the compiled code; False, with the reason logged, when it can't."""
-    reason = why_not(model_runner)
+    reason = "SGLANG_PASTE_DECODE=torch" if not wanted() else why_not(model_runner)
     if reason is not None:
         logger.info("Decoding stays with torch: %s.", reason)
         return False
@@ -92,6 +94,14 @@ def arm(model_runner: Any, backend: Any) -> bool:
     model.logits_processor._compute_lm_head = decoder.replacing_head(model.logits_processor._compute_lm_head)
     logger.info("Decoding runs compiled, with %d thread(s).", decoder.threads)
     return True
+
+
+def wanted() -> bool:
+    """False where the operator prefers torch's own bits to speed: paste_cpu then equals torch_native bit for bit."""
+    choice = os.environ.get("SGLANG_PASTE_DECODE", "compiled")
+    if choice not in ("compiled", "torch"):
+        raise ConfigError(f"SGLANG_PASTE_DECODE must be compiled or torch, not {choice!r}; set one of them.")
+    return choice == "compiled"
 
 
 def why_not(model_runner: Any) -> str | None:

@@ -11,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from torch.nn.functional import linear, silu
 
+from sglang_paste.errors import ConfigError
 from sglang_paste.patches.cpu import compiled
 from sglang_paste.patches.cpu.attention_batch import Request, as_slots
 from sglang_paste.patches.cpu.attention_math import attend, tree_mask
@@ -263,3 +264,13 @@ def test_positions_beyond_the_table_are_left_to_torch() -> None:
 def test_a_model_it_was_not_written_for_is_named() -> None:
     runner = SimpleNamespace(model=torch.nn.Linear(1, 1), token_to_kv_pool=None)
     assert fast_decode.why_not(runner) == "the model is a Linear, not a LlamaForCausalLM"
+
+
+def test_the_operator_chooses_who_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SGLANG_PASTE_DECODE", raising=False)
+    assert fast_decode.wanted()
+    monkeypatch.setenv("SGLANG_PASTE_DECODE", "torch")
+    assert not fast_decode.wanted()
+    monkeypatch.setenv("SGLANG_PASTE_DECODE", "jit")
+    with pytest.raises(ConfigError, match="must be compiled or torch, not 'jit'"):
+        fast_decode.wanted()
