@@ -133,6 +133,7 @@ install_locked() {
 install_local() {
     step "The stand-ins and this package"
     uv_sources
+    # setuptools would pack again what an earlier build left here
     rm -rf "$ROOT/packages/cpu/build"
     install --no-build-isolation --force-reinstall "$ROOT/packages/cpu" || or_show "The stand-ins could not be installed."
     install --no-build-isolation --editable "$ROOT" || or_show "This package could not be installed."
