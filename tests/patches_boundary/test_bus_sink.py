@@ -55,4 +55,7 @@ def test_threads_share_one_connection() -> None:
 
 def test_the_memory_bus_fits() -> None:
     side = MemorySide()
-    BusSink("api", lambda: side.connect("api")).send([EVENT])
+    engine = side.connect("api")
+    BusSink("api", lambda: engine).send([EVENT])
+    engine.close()
+    side.close()
