@@ -1,4 +1,4 @@
-"""The calls the engine has announced and nobody has made yet."""
+"""The calls the engine has announced and whose results have not come back yet."""
 
 import msgspec
 
@@ -62,8 +62,8 @@ class Announcements:
                 return _only({each.session for each in exact})
         return _only({each.session for each in self._of(tenant, key) if each.ready})
 
-    def made(self, tenant: TenantId, session: SessionId, key: str, call_id: str | None) -> None:
-        """The session has made such a call; its announcement has served."""
+    def returned(self, tenant: TenantId, session: SessionId, key: str, call_id: str | None) -> None:
+        """The session has the result of such a call. Until then the call may come, or come again."""
         own = [slot for slot, each in self._slots.items() if each.key == key and slot[:2] == (tenant, session)]
         named = [slot for slot in own if call_id is not None and self._slots[slot].call_id == call_id]
         anonymous = [slot for slot in own if call_id is None or self._slots[slot].call_id is None]

@@ -44,8 +44,9 @@ class Ledger:
     - An entry lives in one epoch. A write to what it reads ends it, whether it is queued, running (also where a claim
       has joined it) or ready, when the write begins and again when it ends; none is admitted in between.
     - A claim with a session sees that session's entries alone. One without is given the session its call id was issued
-      in, else the only one that announced such a call; where that is nobody or several, it is a miss, but for pure
-      tools, which take the best entry of the tenant. Clients that want certainty send the session or the call id.
+      in, else the only one that announced such a call and has no result of it yet. Where that is nobody or several,
+      it is a miss, but for pure tools, which take the best entry of the tenant. Clients that want certainty send the
+      session or the call id.
     """
 
     def __init__(self, policies: Mapping[str, Policy], limits: Limits) -> None:
@@ -96,7 +97,7 @@ class Ledger:
             key = self._key(event.tool, parse_arguments(event.arguments))
         except BadArguments:
             key = ""
-        self._announced.made(event.tenant, event.session, key, event.call_id)
+        self._announced.returned(event.tenant, event.session, key, event.call_id)
         writes = writes_of(self._policies.get(event.tool), event.tenant, event.session)
         if writes is None or self._came_through(event, key):
             return []
@@ -183,8 +184,6 @@ class Ledger:
         """Match an authoritative call, exactly. Raises BadArguments for arguments that are not JSON."""
         key = self._key(call.tool, call.arguments)
         session = call.session or self._announced.session_of(call.tenant, key, call.call_id)
-        if session is not None:
-            self._announced.made(call.tenant, session, key, call.call_id)
         if writes_of(self._policies.get(call.tool), call.tenant, session) is not None:
             self._made.append(_Made(call.tenant, session, key, call.call_id))
         entry = self._match(call.tenant, session, key, now)

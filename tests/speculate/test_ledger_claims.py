@@ -259,6 +259,7 @@ def test_the_session_is_told_on_a_miss_too(ledger: Ledger) -> None:
     ledger.announce(make_ready("shell"), 0.0)
     claim = ledger.claim(make_call("shell", session=None), 0.0)
     assert (claim.kind, claim.session) == ("miss", ONE)
+    ledger.returned(make_returned("shell"), 0.0)
     assert ledger.claim(make_call("shell", session=None), 0.0).session is None
 
 
@@ -274,6 +275,8 @@ def test_two_sessions_with_the_same_call_are_not_mixed_up(ledger: Ledger) -> Non
     ledger.announce(make_ready(session=TWO), 0.0)
     assert ledger.claim(make_call(session=None), 0.0).kind == "miss"
     assert ledger.claim(make_call(session=TWO), 0.0).kind == "miss"
+    assert ledger.claim(make_call(session=None), 0.0).kind == "miss", "session two may try again"
+    ledger.returned(make_returned("read", session=TWO), 0.0)
     assert ledger.claim(make_call(session=None), 0.0).kind == "reused"
 
 
