@@ -53,6 +53,7 @@ def stream(server: Server, kill_at_chunk: int | None) -> tuple[list[str], str]:
         tools=[TOOL],
         tool_choice="required",
         temperature=0,
+        max_tokens=120,
         stream=True,
     )
     arguments = ""

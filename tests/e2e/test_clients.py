@@ -29,6 +29,8 @@ CHAT_TOOL: Any = {
     "type": "function",
     "function": {"name": "count_words", "description": "Count words.", "parameters": SCHEMA, "strict": True},
 }
+# The grammar lets the model write white space after a call, and a small one may not stop.
+BOUNDED: Any = {"model": "default", "temperature": 0, "max_tokens": 160}
 NAMED: Any = {"type": "function", "function": {"name": "count_words"}}
 
 
@@ -51,7 +53,7 @@ def words(arguments: str) -> str:
 
 def test_chat(server: Server, client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
-        model="default", messages=[{"role": "user", "content": QUESTION}], tools=[CHAT_TOOL], tool_choice=NAMED
+        **BOUNDED, messages=[{"role": "user", "content": QUESTION}], tools=[CHAT_TOOL], tool_choice=NAMED
     )
     call: Any = (answer.choices[0].message.tool_calls or [])[0]
     result = claim(server, call.function.arguments, call.id)
@@ -62,7 +64,7 @@ def test_chat(server: Server, client: openai.OpenAI) -> None:
 def test_chat_stream_without_call_id(server: Server, client: openai.OpenAI) -> None:
     arguments = ""
     for chunk in client.chat.completions.create(
-        model="default",
+        **BOUNDED,
         messages=[{"role": "user", "content": QUESTION + " Again."}],
         tools=[CHAT_TOOL],
         tool_choice="required",
@@ -77,7 +79,7 @@ def test_chat_stream_without_call_id(server: Server, client: openai.OpenAI) -> N
 
 def test_a_call_id_runs_once(server: Server, client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
-        model="default", messages=[{"role": "user", "content": "Count, once."}], tools=[CHAT_TOOL], tool_choice=NAMED
+        **BOUNDED, messages=[{"role": "user", "content": "Count, once."}], tools=[CHAT_TOOL], tool_choice=NAMED
     )
     call: Any = (answer.choices[0].message.tool_calls or [])[0]
     first = claim(server, call.function.arguments, call.id)
@@ -88,18 +90,21 @@ def test_a_call_id_runs_once(server: Server, client: openai.OpenAI) -> None:
 
 def test_responses(server: Server, client: openai.OpenAI) -> None:
     tool: Any = {"type": "function", "name": "count_words", "parameters": SCHEMA, "strict": True}
-    answer = client.responses.create(model="default", input=QUESTION, tools=[tool], tool_choice="required")
+    answer = client.responses.create(
+        model="default", temperature=0, max_output_tokens=160, input=QUESTION, tools=[tool], tool_choice="required"
+    )
     calls: list[Any] = [item for item in answer.output if item.type == "function_call"]
     result = claim(server, calls[0].arguments, calls[0].call_id)
     assert result["outcome"] in HITS
 
 
 def test_anthropic_messages(server: Server) -> None:
-    client = anthropic.Anthropic(base_url=server.url, api_key=TOKEN, auth_token=TOKEN, timeout=120, max_retries=0)
+    client = anthropic.Anthropic(base_url=server.url, auth_token=TOKEN, timeout=120, max_retries=0)
     tool: Any = {"name": "count_words", "description": "Count words.", "input_schema": SCHEMA, "strict": True}
     message = client.messages.create(
         model="default",
-        max_tokens=200,
+        temperature=0,
+        max_tokens=160,
         messages=[{"role": "user", "content": QUESTION}],
         tools=[tool],
         tool_choice={"type": "tool", "name": "count_words"},
@@ -111,7 +116,7 @@ def test_anthropic_messages(server: Server) -> None:
 
 def test_mcp_client_claims_what_the_engine_announced(server: Server, client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
-        model="default", messages=[{"role": "user", "content": "Count for MCP."}], tools=[CHAT_TOOL], tool_choice=NAMED
+        **BOUNDED, messages=[{"role": "user", "content": "Count for MCP."}], tools=[CHAT_TOOL], tool_choice=NAMED
     )
     call: Any = (answer.choices[0].message.tool_calls or [])[0]
     content, outcome = anyio.run(_call_over_mcp, server, json.loads(call.function.arguments))
@@ -121,11 +126,13 @@ def test_mcp_client_claims_what_the_engine_announced(server: Server, client: ope
 
 async def _call_over_mcp(server: Server, arguments: dict[str, Any]) -> tuple[str, str]:
     headers = {"authorization": f"Bearer {TOKEN}"}
-    async with httpx2.AsyncClient(headers=headers, timeout=60) as http:
-        async with Client(streamable_http_client(f"{server.gateway}/mcp", http_client=http)) as client:
-            tools = await client.list_tools()
-            assert {tool.name for tool in tools.tools} == {"count_words", "append_line", "read_lines"}
-            result = await client.call_tool("count_words", arguments)
+    async with (
+        httpx2.AsyncClient(headers=headers, timeout=60) as http,
+        Client(streamable_http_client(f"{server.gateway}/mcp", http_client=http)) as client,
+    ):
+        tools = await client.list_tools()
+        assert {tool.name for tool in tools.tools} == {"count_words", "append_line", "read_lines"}
+        result = await client.call_tool("count_words", arguments)
     (block,) = result.content
     assert isinstance(block, TextContent)
     return block.text, (result.meta or {})["outcome"]

@@ -51,7 +51,7 @@ def running_server(folder: Path) -> Iterator[Server]:
         *(sys.executable, "-m", "sglang.launch_server", "--model-path", str(MODEL), "--device", "cpu"),
         *("--attention-backend", "paste_cpu", "--tool-call-parser", "hermes", "--api-key", TOKEN),
         *("--max-total-tokens", "16384", "--mem-fraction-static", "0.4", "--sleep-on-idle"),
-        *("--port", str(port), "--log-level", "warning", "--skip-server-warmup"),
+        *("--port", str(port), "--log-level", "warning", "--skip-server-warmup", "--served-model-name", "default"),
         *("--enable-tool-speculation", "--tool-config", str(config), "--tool-gateway-port", str(gateway_port)),
         *("--tool-state-dir", str(folder / "state")),
     ]
@@ -64,7 +64,7 @@ def running_server(folder: Path) -> Iterator[Server]:
     try:
         running = Server(port, gateway_port, process.pid, executions)
         for url in (running.url, running.gateway):
-            wait_for(lambda url=url: _healthy(process, url, log), seconds=300)  # type: ignore[misc]
+            wait_for(lambda url=url: _healthy(process, url, log), seconds=600)  # type: ignore[misc]
         yield running
     finally:
         process.terminate()
