@@ -87,15 +87,15 @@ class Agent:
             {"role": "user", "content": task.request},
         ]
         steps: list[Step] = []
-        for offered in task.steps:
-            steps.append(self._step(messages, offered))
+        for name in task.steps:
+            steps.append(self._step(messages, name))
             progress(f"{steps[-1].tool} ({steps[-1].outcome})")
         steps.append(self._answer(messages))
         return TaskRun(task=task.name, steps=tuple(steps))
 
-    def _step(self, messages: list[ChatCompletionMessageParam], offered: tuple[str, ...]) -> Step:
+    def _step(self, messages: list[ChatCompletionMessageParam], required: str) -> Step:
         asked = time.monotonic()
-        name, arguments, call_id = self._generate_call(messages, offered)
+        name, arguments, call_id = self._generate_call(messages, required)
         generated = time.monotonic()
         content, outcome = self._tools.call(name, arguments, call_id)
         returned = time.monotonic()
@@ -118,13 +118,11 @@ class Agent:
             outcome=outcome,
         )
 
-    def _generate_call(
-        self, messages: list[ChatCompletionMessageParam], offered: tuple[str, ...]
-    ) -> tuple[str, str, str]:
+    def _generate_call(self, messages: list[ChatCompletionMessageParam], required: str) -> tuple[str, str, str]:
         choice: ChatCompletionToolChoiceOptionParam = "required"
-        if len(offered) == 1:
-            choice = {"type": "function", "function": {"name": offered[0]}}
-        tools: list[ChatCompletionToolParam] = [self._schemas[name] for name in offered]  # type: ignore[misc]
+        if required:
+            choice = {"type": "function", "function": {"name": required}}
+        tools: list[ChatCompletionToolParam] = list(self._schemas.values())  # type: ignore[arg-type]
         name = arguments = call_id = ""
         with self._model.chat.completions.create(
             model="default",
@@ -135,6 +133,9 @@ class Agent:
             temperature=0,
             max_tokens=MAX_CALL_TOKENS,
             stream=True,
+            stop=["</tool_call>"],
+            # A model this small goes on with white space after its call; the marker itself stays in the text.
+            extra_body={"no_stop_trim": True},
         ) as stream:
             for chunk in stream:
                 for delta in (chunk.choices[0].delta.tool_calls or []) if chunk.choices else []:

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from demo.agent import TaskRun
 from sglang_paste.calls import DEFAULT_TENANT, SessionId
 from sglang_paste.observe.spans import Mark, Span
@@ -24,7 +26,7 @@ def write_page(page: Path, tasks: Iterable[tuple[TaskRun, TaskRun, tuple[Span, .
 
 def _drawn(run: TaskRun, side: Literal["stock", "paste"], spans: Iterable[Span]) -> TimelineRun:
     marks = tuple(mark for span in spans if span.lane == "model" for mark in span.marks)
-    early = [span for span in spans if span.lane == "speculative"]
+    early = [_ended(span) for span in spans if span.lane == "speculative"]
     return TimelineRun(
         label=run.task,
         side=side,
@@ -33,6 +35,13 @@ def _drawn(run: TaskRun, side: Literal["stock", "paste"], spans: Iterable[Span])
         task_time=run.seconds,
         exposed_tool_time=run.exposed,
     )
+
+
+def _ended(span: Span) -> Span:
+    """A run whose result nobody had asked for when the task was over."""
+    if span.outcome in ("ready", "running"):
+        return msgspec.structs.replace(span, outcome="unclaimed")
+    return span
 
 
 def _agent_spans(run: TaskRun, marks: tuple[Mark, ...]) -> Iterable[Span]:

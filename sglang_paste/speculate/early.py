@@ -8,6 +8,7 @@ from time import time
 from typing import Any
 
 import anyio
+import msgspec
 
 from sglang_paste.calls import Arguments, TenantId, ToolCall, call_key, canonical
 from sglang_paste.config import Limits, Policy
@@ -20,7 +21,7 @@ from sglang_paste.speculate.journal import Disclosure, Journal
 from sglang_paste.speculate.ledger import Ledger
 from sglang_paste.speculate.planner import Load, choose
 from sglang_paste.speculate.record import Recorder
-from sglang_paste.speculate.tools import Tools
+from sglang_paste.speculate.tools import Tools, with_inert
 
 logger = logging.getLogger(__name__)
 
@@ -137,10 +138,11 @@ class Early:
         try:
             if self.asked[candidate.tenant, self.key(candidate.tool, candidate.arguments)]:
                 return "under way"
-            self._tools.validate(candidate.tool, candidate.arguments)
+            arguments = with_inert(self._tools.tool(candidate.tool), candidate.arguments)
+            self._tools.validate(candidate.tool, arguments)
             if self._tools.why_not_early(candidate.tool) is not None:
                 return "policy"
-            answer = self._ledger.admit(candidate, self._clock())
+            answer = self._ledger.admit(msgspec.structs.replace(candidate, arguments=arguments), self._clock())
         except CallError as error:
             return "bad arguments" if isinstance(error, BadArguments) else "unknown tool"
         return answer.reason if isinstance(answer, Refusal) else None

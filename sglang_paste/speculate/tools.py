@@ -47,6 +47,17 @@ class Known:
             self.shapes[name] = _shape(tool)
 
 
+def with_inert(tool: ToolInfo, arguments: Arguments) -> Arguments:
+    """The arguments, with something in place of required ones that are still to come and cannot change the result."""
+    required, properties = tool.parameters.get("required") or (), tool.parameters.get("properties") or {}
+    missing = {
+        name: properties.get(name, {}).get("default", "")
+        for name in tool.policy.inert
+        if name in required and name not in arguments
+    }
+    return {**arguments, **missing} if missing else arguments
+
+
 def _shape(tool: ToolInfo) -> ToolShape:
     properties = tool.parameters.get("properties")
     return ToolShape(tuple(properties) if isinstance(properties, dict) else (), tool.policy.inert)

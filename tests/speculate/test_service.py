@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 from side_house import (
     PURE,
@@ -44,6 +45,23 @@ def test_a_ready_call_runs_early_and_its_result_is_there_at_once(tmp_path: Path)
             assert home.count('paste_speculative_ends_total{end="claimed"') == 1
             assert home.count("paste_wasted_runs_total") == 0
             assert {span.lane for span in home.desk.spans(TENANT)} == {"speculative", "tool"}
+
+    check(main)
+
+
+def test_a_call_runs_before_its_inert_arguments_are_written(tmp_path: Path) -> None:
+    async def main() -> None:
+        tools = FakeTools(read=msgspec.structs.replace(READ, inert=("why",)))
+        schema = {"required": ["path", "why"], "properties": {"path": {}, "why": {"type": "string"}}}
+        tools.infos["read"] = msgspec.structs.replace(tools.infos["read"], parameters=schema)
+        async with house(tmp_path, tools) as home:
+            run = await home.early("read", "a")
+            run.finish("text of a")
+            call = ToolCall(tenant=TENANT, tool="read", arguments={"path": "a", "why": "to see"}, session=SESSION)
+            assert (await answer(home.desk.call(call))).how in ("reused", "joined")
+            assert len(tools.runs) == 1
+            with pytest.raises(BadArguments):
+                home.call("read", "a")
 
     check(main)
 

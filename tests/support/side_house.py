@@ -74,7 +74,9 @@ class FakeTools:
         return self.infos[name]
 
     def validate(self, name: str, arguments: Arguments) -> None:
-        self.tool(name)
+        missing = [each for each in self.tool(name).parameters.get("required", ()) if each not in arguments]
+        if missing:
+            raise BadArguments(f"{missing} is missing")
         if not isinstance(arguments.get("path", ""), str):
             raise BadArguments("path must be a text")
 
