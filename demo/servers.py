@@ -92,6 +92,7 @@ def start_sides(processes: Processes, model: Path, state: Path) -> tuple[Side, S
     config = str(HERE / "tools.toml")
     serve = _serve_command(model)
     environment = {"SGLANG_USE_CPU_ENGINE": "1", "HF_HUB_OFFLINE": "1", "DEMO_TOKEN": TOKEN, "OMP_NUM_THREADS": "1"}
+    environment["SGLANG_PASTE_DECODE"] = "compiled"
     processes.start("stock", [*serve, "--port", str(ports[0])], environment)
     gateway = [sys.executable, "-m", "sglang_paste.cli", "speculator", "--tool-config", config]
     gateway += [

@@ -1,6 +1,7 @@
 """`python -m bench.cpu.decode --model PATH`: greedy decoding, torch_native and paste_cpu alternating by prompt."""
 
 import argparse
+import os
 import statistics
 import sys
 import time
@@ -53,7 +54,11 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=48, help="tokens per prompt (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=None, help="torch threads (default: torch's own)")
     parser.add_argument("--history", type=int, default=0, help="tokens of text before every prompt (default: none)")
+    parser.add_argument(
+        "--decoder", choices=("compiled", "torch"), default="compiled", help="what paste_cpu decodes with"
+    )
     arguments = parser.parse_args()
+    os.environ["SGLANG_PASTE_DECODE"] = arguments.decoder
     import torch
     from transformers import AutoTokenizer
 
@@ -88,6 +93,7 @@ def main() -> int:
         {
             "model": arguments.model.name,
             "threads": torch.get_num_threads(),
+            "decoder": arguments.decoder,
             "history": arguments.history,
             "steps": arguments.steps,
             "same_text": [equal, len(prompts)],

@@ -81,7 +81,8 @@ class Weights:
 
 def arm(model_runner: Any, backend: Any) -> bool:
     """Let `backend` decode this runner's model with the compiled code; False, with the reason logged, when it can't."""
-    reason = "SGLANG_PASTE_DECODE=torch" if not wanted() else why_not(model_runner)
+    reason = None if wanted() else "SGLANG_PASTE_DECODE is not compiled"
+    reason = reason or why_not(model_runner)
     if reason is not None:
         logger.info("Decoding stays with torch: %s.", reason)
         return False
@@ -97,8 +98,8 @@ def arm(model_runner: Any, backend: Any) -> bool:
 
 
 def wanted() -> bool:
-    """False where the operator prefers torch's own bits to speed: paste_cpu then equals torch_native bit for bit."""
-    choice = os.environ.get("SGLANG_PASTE_DECODE", "compiled")
+    """Does the operator prefer speed to torch's own bits, with which paste_cpu equals torch_native to the last one?"""
+    choice = os.environ.get("SGLANG_PASTE_DECODE", "torch")
     if choice not in ("compiled", "torch"):
         raise ConfigError(f"SGLANG_PASTE_DECODE must be compiled or torch, not {choice!r}; set one of them.")
     return choice == "compiled"
