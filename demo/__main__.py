@@ -48,6 +48,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="folder of the model to serve")
     parser.add_argument("--rounds", type=int, default=2, help="how often each task is done on each side (default 2)")
+    parser.add_argument(
+        "--control",
+        choices=("same", "wasted"),
+        help="instead compare stock with itself (same), or with speculation of which nothing is ever used (wasted)",
+    )
     parser.add_argument("--output", type=Path, default=Path("demo/timeline.html"), help="the page to write")
     parser.add_argument("--json", type=Path, help="write the numbers here, too")
     parser.add_argument("--logs", type=Path, default=Path(".cache/demo-logs"), help="where the servers' logs go")
@@ -60,9 +65,10 @@ def main() -> int:
     processes = Processes(args.logs)
     try:
         with tempfile.TemporaryDirectory(prefix="sglang-paste-demo-") as state:
-            progress("starting stock SGLang and SGLang with tool speculation")
-            sides = start_sides(processes, args.model, Path(state))
-            processes.wait_until_healthy([url for side in sides for url in (side.model_url, side.tools_url)], progress)
+            progress(f"starting both sides{f', control {args.control}' if args.control else ''}")
+            sides = start_sides(processes, args.model, Path(state), args.control)
+            urls = {url for side in sides for url in (side.model_url, side.tools_url)}
+            processes.wait_until_healthy(sorted(urls), progress)
             processes.pin([side.name for side in sides], min(os.sched_getaffinity(0)))
             pairs = run_tasks(sides, args.rounds, progress)
     except RuntimeError as error:

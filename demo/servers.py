@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import msgspec
@@ -18,6 +18,14 @@ import psutil
 HERE = Path(__file__).parent
 TOKEN = "demo"  # noqa: S105 -- loopback only, for the length of the demo
 START_SECONDS = 600
+ENVIRONMENT = {
+    "SGLANG_USE_CPU_ENGINE": "1",
+    "HF_HUB_OFFLINE": "1",
+    "DEMO_TOKEN": TOKEN,
+    "OMP_NUM_THREADS": "1",
+    "SGLANG_PASTE_DECODE": "compiled",
+}
+Control = Literal["same", "wasted"]
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,33 +93,28 @@ class Processes:
         return "\n".join((self._logs / f"{name}.log").read_text(errors="replace").splitlines()[-15:])
 
 
-def start_sides(processes: Processes, model: Path, state: Path) -> tuple[Side, Side]:
-    """Stock SGLang with a plain tool gateway, and SGLang with tool speculation; all in one state folder."""
-    cpus = sorted(os.sched_getaffinity(0))
-    ports = _free_ports(4)
-    config = str(HERE / "tools.toml")
+def start_sides(processes: Processes, model: Path, state: Path, control: Control | None) -> tuple[Side, Side]:
+    """Stock SGLang with a plain tool gateway, and SGLang with tool speculation.
+
+    With the control "same" the second side is stock SGLang, too; with "wasted" it speculates, but its agent takes the
+    tools from the plain gateway, so that whatever runs early runs in vain.
+    """
+    core = str(max(os.sched_getaffinity(0)))
+    model_port, tools_port, second_port, gateway_port = _free_ports(4)
+    config = ["--tool-config", str(HERE / "tools.toml")]
     serve = _serve_command(model)
-    environment = {"SGLANG_USE_CPU_ENGINE": "1", "HF_HUB_OFFLINE": "1", "DEMO_TOKEN": TOKEN, "OMP_NUM_THREADS": "1"}
-    environment["SGLANG_PASTE_DECODE"] = "compiled"
-    processes.start("stock", [*serve, "--port", str(ports[0])], environment)
-    gateway = [sys.executable, "-m", "sglang_paste.cli", "speculator", "--tool-config", config]
-    gateway += [
-        "--cpus",
-        str(cpus[-1]),
-        "--port",
-        str(ports[1]),
-        "--api-key-env",
-        "DEMO_TOKEN",
-        "--state-dir",
-        str(state / "stock"),
-    ]
-    processes.start("stock-tools", gateway, environment)
-    speculation = ["--enable-tool-speculation", "--tool-config", config, "--tool-gateway-port", str(ports[3])]
-    speculation += ["--tool-cpus", str(cpus[-1]), "--tool-state-dir", str(state / "paste")]
-    processes.start("paste", [*serve, "--port", str(ports[2]), *speculation], environment)
-    urls = [f"http://127.0.0.1:{port}" for port in ports]
-    stock = Side(name="stock", model_url=urls[0], tools_url=urls[1])
-    return stock, Side(name="paste", model_url=urls[2], tools_url=urls[3])
+    processes.start("stock", [*serve, "--port", str(model_port)], ENVIRONMENT)
+    gateway = [sys.executable, "-m", "sglang_paste.cli", "speculator", *config, "--cpus", core]
+    gateway += ["--port", str(tools_port), "--api-key-env", "DEMO_TOKEN", "--state-dir", str(state / "stock")]
+    processes.start("stock-tools", gateway, ENVIRONMENT)
+    second = [*serve, "--port", str(second_port)]
+    if control != "same":
+        second += ["--enable-tool-speculation", *config, "--tool-gateway-port", str(gateway_port)]
+        second += ["--tool-cpus", core, "--tool-state-dir", str(state / "paste")]
+    processes.start("paste", second, ENVIRONMENT)
+    stock = Side(name="stock", model_url=_url(model_port), tools_url=_url(tools_port))
+    tools_url = stock.tools_url if control else _url(gateway_port)
+    return stock, Side(name="paste", model_url=_url(second_port), tools_url=tools_url)
 
 
 def _serve_command(model: Path) -> list[str]:
@@ -121,6 +124,10 @@ def _serve_command(model: Path) -> list[str]:
         *("--max-total-tokens", "16384", "--mem-fraction-static", "0.4", "--sleep-on-idle"),
         *("--log-level", "warning"),
     ]
+
+
+def _url(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
 
 
 def _answers(url: str) -> bool:
