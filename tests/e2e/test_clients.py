@@ -103,8 +103,8 @@ def test_anthropic_messages(server: Server) -> None:
     tool: Any = {"name": "count_words", "description": "Count words.", "input_schema": SCHEMA, "strict": True}
     message = client.messages.create(
         model="default",
-        temperature=0,
         max_tokens=160,
+        extra_body={"temperature": 0},
         messages=[{"role": "user", "content": QUESTION}],
         tools=[tool],
         tool_choice={"type": "tool", "name": "count_words"},

@@ -261,11 +261,25 @@ def test_what_cannot_be_served_is_refused(folder: Path) -> None:
 
 @pytest.mark.chaos
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(("options", "code"), [(["--kills", "10"], 0), (["--kills", "4", "--without-ids"], 1)])
-def test_kills_at_random_moments_break_no_promise(options: list[str], code: int) -> None:
-    """The same as `python -m bench.chaos`, shorter; without call ids a call does run twice, and that is noticed."""
-    root = Path(__file__).parents[2]
+def test_kills_at_random_moments_break_no_promise() -> None:
+    """The same as `python -m bench.chaos`, shorter."""
+    done = chaos("--kills", "10")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(400)
+def test_a_call_that_runs_twice_is_noticed() -> None:
+    """Without call ids a retry runs the tool again; not every kill hits such a moment."""
+    for _ in range(10):
+        done = chaos("--kills", "4", "--without-ids")
+        if done.returncode:
+            break
+    assert done.returncode == 1
+    assert "broken" in done.stderr
+
+
+def chaos(*options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bench.chaos", *options]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=380, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert ("broken" in done.stderr) is bool(code)
+    root = Path(__file__).parents[2]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=380, check=False)
