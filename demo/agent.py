@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import msgspec
 from openai import OpenAI
-from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolChoiceOptionParam, ChatCompletionToolParam
+from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
 
 from demo.tasks import SYSTEM, Task
 
@@ -128,7 +128,7 @@ class Agent:
             model="default",
             messages=messages,
             tools=tools,
-            tool_choice=choice,
+            tool_choice="required",
             parallel_tool_calls=False,
             temperature=0,
             max_tokens=MAX_CALL_TOKENS,

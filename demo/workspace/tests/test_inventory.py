@@ -10,7 +10,7 @@ from shop.inventory import reserve_stock
 class Inventory(unittest.TestCase):
     def test_takes_what_is_wanted(self) -> None:
         draw = random.Random(1)
-        for _ in range(70_000):
+        for _ in range(120_000):
             shelves = [draw.randrange(50) for _ in range(24)]
             wanted = draw.randrange(sum(shelves) + 1)
             taken = reserve_stock(shelves, wanted)

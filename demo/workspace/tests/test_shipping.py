@@ -10,7 +10,7 @@ from shop.shipping import pack_parcels
 class Shipping(unittest.TestCase):
     def test_packing(self) -> None:
         draw = random.Random(3)
-        for _ in range(6_000):
+        for _ in range(10_000):
             weights = [draw.randrange(20, 900) for _ in range(80)]
             parcels = pack_parcels(weights, 1000)
             self.assertEqual(sorted(w for p in parcels for w in p), sorted(weights))
