@@ -119,10 +119,9 @@ class Agent:
         )
 
     def _generate_call(self, messages: list[ChatCompletionMessageParam], required: str) -> tuple[str, str, str]:
-        choice: ChatCompletionToolChoiceOptionParam = "required"
-        if required:
-            choice = {"type": "function", "function": {"name": required}}
-        tools: list[ChatCompletionToolParam] = list(self._schemas.values())  # type: ignore[arg-type]
+        # In the Hermes format a named choice does not bind the grammar, so a step offers only what it requires.
+        offered = [self._schemas[required]] if required else list(self._schemas.values())
+        tools: list[ChatCompletionToolParam] = offered  # type: ignore[assignment]
         name = arguments = call_id = ""
         with self._model.chat.completions.create(
             model="default",
