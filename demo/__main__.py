@@ -7,6 +7,7 @@ time is worth printing.
 import argparse
 import json
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -57,6 +58,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the numbers here, too")
     parser.add_argument("--logs", type=Path, default=Path(".cache/demo-logs"), help="where the servers' logs go")
     args = parser.parse_args()
+    # Ended from outside, the servers end as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     started = time.monotonic()
 
     def progress(text: str) -> None:
