@@ -1,7 +1,7 @@
 """How much may run early, and what gives way to authoritative calls."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -13,6 +13,10 @@ from sglang_paste.speculate.entries import Entry
 def effective_limits(limits: Limits, budget: int | None) -> Limits:
     """The limits of tools.toml with the launcher's `--tool-speculation-budget` in place of the global one."""
     return limits if budget is None else msgspec.structs.replace(limits, speculative=budget)
+
+
+# How much likelier a call must be to take the place of one that runs: a run that was cut short is a run wasted.
+SURER = 0.25
 
 
 class Usage:
@@ -53,3 +57,23 @@ def to_preempt(tool: str, policy: Policy, executing: Iterable[Entry], authoritat
     if authoritative.get(tool, 0) + len(staying) < policy.concurrency:
         return None
     return min((entry for entry in staying if not entry.asked), key=lambda entry: entry.worth, default=None)
+
+
+def to_supersede(
+    waiting: Iterable[Entry],
+    executing: Sequence[Entry],
+    authoritative: Mapping[str, int],
+    policies: Mapping[str, Policy],
+    limits: Limits,
+) -> Entry | None:
+    """The speculative run to cancel for the likeliest call that found no room: the model's own words, read from its
+    stream, are a better guess than a habit. None where that makes no room, or where room is already being made."""
+    best = max(waiting, key=lambda entry: entry.probability, default=None)
+    if best is None or best.tool not in policies or any(entry.ended for entry in executing):
+        return None
+    doubtful = [entry for entry in executing if not entry.asked and entry.probability + SURER <= best.probability]
+    for entry in sorted(doubtful, key=lambda entry: entry.worth):
+        rest = Usage((other for other in executing if other is not entry), authoritative)
+        if rest.has_room(best, policies[best.tool], limits):
+            return entry
+    return None

@@ -15,7 +15,7 @@ from sglang_paste.config import Limits, Policy
 from sglang_paste.errors import BadArguments, CallError, JournalError
 from sglang_paste.execute.base import Outcome, Run
 from sglang_paste.predict.base import Candidate
-from sglang_paste.speculate.budget import to_preempt
+from sglang_paste.speculate.budget import to_preempt, to_supersede
 from sglang_paste.speculate.entries import Entry, Refusal
 from sglang_paste.speculate.journal import Disclosure, Journal
 from sglang_paste.speculate.ledger import Ledger
@@ -84,8 +84,15 @@ class Early:
         executing = self._ledger.executing()
         busy = (self.authoritative.total() + len(executing)) / self._cores
         load = Load(tools=min(1.0, busy))
-        for entry in choose(queued, executing, self.authoritative, self._policies, self._limits, load):
+        chosen = choose(queued, executing, self.authoritative, self._policies, self._limits, load)
+        for entry in chosen:
             self._start(entry)
+        left = [entry for entry in queued if entry not in chosen]
+        executing = self._ledger.executing()
+        superseded = to_supersede(left, executing, self.authoritative, self._policies, self._limits)
+        if superseded is not None:
+            self._ledger.cancel(superseded, self._clock(), "superseded")
+            self.drop([superseded])
 
     def make_room(self, tool: str) -> None:
         """Call off a speculative run where an authoritative call of `tool` would have to wait for it."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sglang_paste.calls import SessionId, TenantId
 from sglang_paste.config import Limits, Policy
 from sglang_paste.predict.base import RunTime
-from sglang_paste.speculate.budget import Usage, effective_limits, to_preempt
+from sglang_paste.speculate.budget import Usage, effective_limits, to_preempt, to_supersede
 from sglang_paste.speculate.entries import Entry, State
 from sglang_paste.speculate.epochs import Footprint
 from sglang_paste.speculate.planner import Load, choose, price, utility
@@ -141,6 +141,18 @@ def test_nothing_gives_way_while_room_is_being_made_or_where_all_is_asked_for() 
     leaving = make_entry(state="cancelled")
     assert to_preempt("read", POLICY, [leaving, make_entry(state="running"), make_entry(state="running")], {}) is None
     assert to_preempt("read", POLICY, [make_entry(state="running", asked=True)], {"read": 9}) is None
+
+
+def test_a_far_likelier_call_takes_the_place_of_a_doubtful_one() -> None:
+    doubtful, sure = make_entry(probability=0.4, state="running"), make_entry(probability=0.9)
+    one = Limits(speculative=1)
+    assert to_supersede([sure], [doubtful], {}, POLICIES, one) is doubtful
+    assert to_supersede([make_entry(probability=0.6)], [doubtful], {}, POLICIES, one) is None
+    assert to_supersede([sure], [make_entry(probability=0.4, state="running", asked=True)], {}, POLICIES, one) is None
+    assert to_supersede([sure], [make_entry(state="cancelled"), doubtful], {}, POLICIES, one) is None
+    assert to_supersede([sure], [doubtful], {"read": 3}, POLICIES, one) is None
+    assert to_supersede([make_entry("gone")], [doubtful], {}, POLICIES, one) is None
+    assert to_supersede([], [doubtful], {}, POLICIES, one) is None
 
 
 @given(

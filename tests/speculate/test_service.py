@@ -23,7 +23,7 @@ from side_house import (
 from sglang_paste.calls import SessionId, ToolCall
 from sglang_paste.config import Limits, Policy
 from sglang_paste.errors import BadArguments, CallError, OutcomeUnknown, Unavailable, UnknownTool
-from sglang_paste.events import CallReady, ToolReturned, TurnEnded, TurnStarted
+from sglang_paste.events import CallReady, Ping, ToolReturned, TurnEnded, TurnStarted
 from sglang_paste.gateway.api import Answer
 from sglang_paste.speculate import service as service_module
 
@@ -169,6 +169,23 @@ def test_authoritative_calls_go_first(tmp_path: Path) -> None:
             assert (await answer(ticket)).how == "run"
             assert home.count('paste_speculative_ends_total{end="cancelled"') == 1
             assert home.count("paste_wasted_runs_total") == 1
+
+    check(main)
+
+
+def test_a_habit_gives_way_to_what_the_model_says(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with house(tmp_path, FakeTools(read=READ), Limits(speculative=1)) as home:
+            home.engine.send([Ping(sender="scheduler-0", time=0.0)])
+            await until(lambda: home.service.engine_alive() or None)
+            home.call("read", "followed", session=SESSION)
+            (await home.run(0)).finish()
+            guess = await home.run(1)
+            assert guess.call.arguments == {"path": "next"}
+            home.ready("read", "a")
+            said = await home.run(2)
+            assert guess.cancelled
+            assert said.call.arguments == {"path": "a"}
 
     check(main)
 

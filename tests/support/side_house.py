@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
+import msgspec
 
 from sglang_paste.calls import Arguments, SessionId, TenantId, ToolCall
 from sglang_paste.config import Limits, Policy, ToolConfig
@@ -102,7 +103,8 @@ class FakeLearning:
         self, call: ToolCall, content: str, duration: float, *, ok: bool, asked: float | None = None
     ) -> list[Candidate]:
         self.confirmed.append((call, content, ok))
-        return [candidate("read", arguments("next"))] if call.arguments["path"] == "followed" else []
+        guess = msgspec.structs.replace(candidate("read", arguments("next")), probability=0.4)
+        return [guess] if call.arguments["path"] == "followed" else []
 
     async def save(self) -> None:
         pass
