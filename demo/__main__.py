@@ -22,7 +22,7 @@ import msgspec
 from demo.agent import Agent, TaskRun, Tools
 from demo.page import write_page
 from demo.servers import TOKEN, Processes, Side, start_sides
-from demo.tasks import TASKS
+from demo.tasks import TASKS, Task
 from sglang_paste.observe.spans import Span
 
 HITS = ("reused", "joined", "promoted")
@@ -48,7 +48,8 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="folder of the model to serve")
-    parser.add_argument("--rounds", type=int, default=2, help="how often each task is done on each side (default 2)")
+    parser.add_argument("--rounds", type=int, default=1, help="how often each task is done on each side (default 1)")
+    parser.add_argument("--tasks", type=int, default=len(TASKS), help="how many of the tasks are done (default all)")
     parser.add_argument(
         "--control",
         choices=("same", "wasted"),
@@ -73,7 +74,7 @@ def main() -> int:
             urls = {url for side in sides for url in (side.model_url, side.tools_url)}
             processes.wait_until_healthy(sorted(urls), progress)
             processes.pin([side.name for side in sides], min(os.sched_getaffinity(0)))
-            pairs = run_tasks(sides, args.rounds, progress)
+            pairs = run_tasks(sides, TASKS[: args.tasks], args.rounds, progress)
     except RuntimeError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
@@ -82,15 +83,18 @@ def main() -> int:
     return report(pairs, args.output, args.json)
 
 
-def run_tasks(sides: tuple[Side, Side], rounds: int, progress: Callable[[str], None]) -> list[Pair]:
+def run_tasks(
+    sides: tuple[Side, Side], tasks: Sequence[Task], rounds: int, progress: Callable[[str], None]
+) -> list[Pair]:
     """Every task `rounds` times on each side; the side that goes first alternates."""
     stock, paste = (Agent(side.model_url, Tools(side.tools_url, TOKEN), TOKEN) for side in sides)
     agents = {"stock": stock, "paste": paste}
+    first = msgspec.structs.replace(TASKS[0], steps=TASKS[0].steps[:1])
     for name, agent in agents.items():
-        agent.run(TASKS[0], lambda step, name=name: progress(f"warm-up on {name}: {step}"))  # type: ignore[misc]
+        agent.run(first, lambda step, name=name: progress(f"warm-up on {name}: {step}"))  # type: ignore[misc]
     pairs: list[Pair] = []
     for number in range(rounds):
-        for place, task in enumerate(TASKS):
+        for place, task in enumerate(tasks):
             runs: dict[str, TaskRun] = {}
             began = time.monotonic()
             for name in sorted(agents, reverse=(number + place) % 2 == 0):
@@ -125,7 +129,9 @@ def report(pairs: Sequence[Pair], page: Path, numbers: Path | None) -> int:
         )
     summary = summarise(pairs)
     print("\n" + "\n".join(f"{name.replace('_', ' '):28}{value}" for name, value in summary.items()))
-    write_page(page, [(pair.stock, pair.paste, pair.spans) for pair in pairs[-len(TASKS) :]])
+    write_page(
+        page, [(pair.stock, pair.paste, pair.spans) for pair in pairs[-len({pair.stock.task for pair in pairs}) :]]
+    )
     print(f"\nThe timeline is in {page}.")
     if numbers is not None:
         numbers.write_text(json.dumps({"summary": summary, "pairs": msgspec.to_builtins(pairs)}, indent=1))

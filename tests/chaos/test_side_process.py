@@ -45,25 +45,27 @@ def side_process(server: Server) -> psutil.Process | None:
 
 def stream(server: Server, kill_at_chunk: int | None) -> tuple[list[str], str]:
     """All that the client sees of a streamed call, without ids; the side process dies at the given chunk."""
-    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=TOKEN, timeout=120, max_retries=0)
     seen: list[str] = []
-    chunks = client.chat.completions.create(
-        model="default",
-        messages=[{"role": "user", "content": "How many words are in 'one two'? Count them, and say why."}],
-        tools=[TOOL],
-        tool_choice="required",
-        temperature=0,
-        max_tokens=120,
-        stream=True,
-    )
     arguments = ""
-    for number, chunk in enumerate(chunks):
-        if number == kill_at_chunk and (victim := side_process(server)) is not None:
-            os.kill(victim.pid, signal.SIGKILL)
-        choice = chunk.choices[0]
-        for delta in choice.delta.tool_calls or []:
-            arguments += (delta.function.arguments or "") if delta.function else ""
-        seen.append(choice.model_dump_json(exclude={"delta": {"tool_calls": {"__all__": {"id"}}}}))
+    with (
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key=TOKEN, timeout=120, max_retries=0) as client,
+        client.chat.completions.create(
+            model="default",
+            messages=[{"role": "user", "content": "How many words are in 'one two'? Count them, and say why."}],
+            tools=[TOOL],
+            tool_choice="required",
+            temperature=0,
+            max_tokens=120,
+            stream=True,
+        ) as chunks,
+    ):
+        for number, chunk in enumerate(chunks):
+            if number == kill_at_chunk and (victim := side_process(server)) is not None:
+                os.kill(victim.pid, signal.SIGKILL)
+            choice = chunk.choices[0]
+            for delta in choice.delta.tool_calls or []:
+                arguments += (delta.function.arguments or "") if delta.function else ""
+            seen.append(choice.model_dump_json(exclude={"delta": {"tool_calls": {"__all__": {"id"}}}}))
     return seen, arguments
 
 

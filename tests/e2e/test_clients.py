@@ -1,6 +1,7 @@
 """The official clients against the real server: the tool has run, or runs, before they ask for it."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -35,8 +36,9 @@ NAMED: Any = {"type": "function", "function": {"name": "count_words"}}
 
 
 @pytest.fixture
-def client(server: Server) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=TOKEN, timeout=120, max_retries=0)
+def client(server: Server) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key=TOKEN, timeout=120, max_retries=0) as client:
+        yield client
 
 
 def claim(server: Server, arguments: str, call_id: str | None = None) -> dict[str, Any]:
@@ -99,16 +101,16 @@ def test_responses(server: Server, client: openai.OpenAI) -> None:
 
 
 def test_anthropic_messages(server: Server) -> None:
-    client = anthropic.Anthropic(base_url=server.url, auth_token=TOKEN, timeout=120, max_retries=0)
     tool: Any = {"name": "count_words", "description": "Count words.", "input_schema": SCHEMA, "strict": True}
-    message = client.messages.create(
-        model="default",
-        max_tokens=160,
-        extra_body={"temperature": 0},
-        messages=[{"role": "user", "content": QUESTION}],
-        tools=[tool],
-        tool_choice={"type": "tool", "name": "count_words"},
-    )
+    with anthropic.Anthropic(base_url=server.url, auth_token=TOKEN, timeout=120, max_retries=0) as client:
+        message = client.messages.create(
+            model="default",
+            max_tokens=160,
+            extra_body={"temperature": 0},
+            messages=[{"role": "user", "content": QUESTION}],
+            tools=[tool],
+            tool_choice={"type": "tool", "name": "count_words"},
+        )
     calls: list[Any] = [block for block in message.content if block.type == "tool_use"]
     result = claim(server, json.dumps(calls[0].input), calls[0].id)
     assert result["outcome"] in HITS
