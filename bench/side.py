@@ -2,9 +2,7 @@
 
 import http.client
 import json
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from bench.ports import free_port
 from sglang_paste.calls import DEFAULT_TENANT, SessionId
 from sglang_paste.config import Settings
 from sglang_paste.events import CallReady, Message, Ping
@@ -130,12 +129,3 @@ def ask(connection: http.client.HTTPConnection, method: str, path: str, body: An
     text = response.read()
     is_json = response.headers.get("content-type", "").startswith("application/json")
     return response.status, json.loads(text) if is_json else text.decode()
-
-
-def free_port() -> int:
-    """A port below the ephemeral range that nobody listens on."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as trial:
-            if trial.connect_ex(("127.0.0.1", port)):
-                return port

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -13,12 +12,14 @@ from pathlib import Path
 import httpx
 
 from bench.cpu import record
+from bench.ports import free_ports
 
 DEADLINE = 300
 TOOLS = """
 [tools.words]
 kind = "command"
 argv = ["wc", "-w"]
+parameters = { type = "object" }
 effect = "pure"
 observes = "local"
 speculate = true
@@ -27,7 +28,7 @@ speculate = true
 
 def start(model: Path, folder: Path, *, enabled: bool) -> float:
     """Seconds until the server is healthy, with the flag on its gateway as well; it is stopped again."""
-    port, gateway = _free_ports()
+    port, gateway = free_ports(2)
     config = folder / "tools.toml"
     config.write_text(TOOLS)
     command = [
@@ -67,8 +68,8 @@ def main() -> int:
             enabled = number % 2 == 1
             times[enabled].append(start(arguments.model, Path(folder), enabled=enabled))
             print(f"flag {'on ' if enabled else 'off'} {times[enabled][-1]:6.1f} s", flush=True)
-    more = statistics.median(times[True]) - statistics.median(times[False])
-    print(f"median with the flag on: {more:+.1f} s")
+    more = statistics.median(on - off for off, on in zip(times[False], times[True], strict=True))
+    print(f"with the flag on, median of {arguments.rounds} pairs: {more:+.1f} s")
     spreads = {name: record.spread(times[on]) for name, on in (("off", False), ("on", True))}
     record.append("startup", {"model": arguments.model.name, "more_s": more, **spreads})
     return 0
@@ -79,18 +80,6 @@ def _healthy(url: str) -> bool:
         return httpx.get(url, timeout=5).status_code == 200
     except httpx.HTTPError:
         return False
-
-
-def _free_ports() -> tuple[int, int]:
-    """Two ports below the ephemeral range."""
-    found: list[int] = []
-    for port in range(23_000, 32_000):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                found.append(port)
-        if len(found) == 2:
-            break
-    return found[0], found[1]
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="sglang-paste-demo-") as state:
             progress(f"starting both sides{f', control {args.control}' if args.control else ''}")
             sides = start_sides(processes, args.model, Path(state), args.control)
-            urls = {url for side in sides for url in (side.model_url, side.tools_url)}
+            urls = {url for side in sides for url in (side.model_url, side.tools_url, side.spans_url)}
             processes.wait_until_healthy(sorted(urls), progress)
             processes.pin([side.name for side in sides], min(os.sched_getaffinity(0)))
             pairs = run_tasks(sides, TASKS[: args.tasks], args.rounds, progress)
@@ -155,7 +155,7 @@ def summarise(pairs: Sequence[Pair]) -> dict[str, float | int]:
 
 
 def _spans(side: Side, start: float, end: float) -> tuple[Span, ...]:
-    answer = httpx.get(f"{side.tools_url}/v1/spans", headers={"authorization": f"Bearer {TOKEN}"}, timeout=30)
+    answer = httpx.get(f"{side.spans_url}/v1/spans", headers={"authorization": f"Bearer {TOKEN}"}, timeout=30)
     spans = msgspec.convert(answer.raise_for_status().json()["spans"], list[Span])
     return tuple(span for span in spans if start <= span.start < end)
 

@@ -1,9 +1,7 @@
 """The demo's processes: two servers and a gateway; the engines get one core, the tools another."""
 
-import itertools
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +12,8 @@ from typing import Any, Literal
 import httpx
 import msgspec
 import psutil
+
+from bench.ports import free_ports
 
 HERE = Path(__file__).parent
 TOKEN = "demo"  # noqa: S105 -- loopback only, for the length of the demo
@@ -29,11 +29,12 @@ Control = Literal["same", "wasted"]
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
-    """Where one side's model and tools are reached."""
+    """Where one side's model and tools are reached, and who tells what ran early."""
 
     name: str
     model_url: str
     tools_url: str
+    spans_url: str
 
 
 class Processes:
@@ -100,7 +101,7 @@ def start_sides(processes: Processes, model: Path, state: Path, control: Control
     tools from the plain gateway, so that whatever runs early runs in vain.
     """
     core = str(max(os.sched_getaffinity(0)))
-    model_port, tools_port, second_port, gateway_port = _free_ports(4)
+    model_port, tools_port, second_port, gateway_port = free_ports(4)
     config = ["--tool-config", str(HERE / "tools.toml")]
     serve = _serve_command(model)
     processes.start("stock", [*serve, "--port", str(model_port)], ENVIRONMENT)
@@ -112,9 +113,10 @@ def start_sides(processes: Processes, model: Path, state: Path, control: Control
         second += ["--enable-tool-speculation", *config, "--tool-gateway-port", str(gateway_port)]
         second += ["--tool-cpus", core, "--tool-state-dir", str(state / "paste")]
     processes.start("paste", second, ENVIRONMENT)
-    stock = Side(name="stock", model_url=_url(model_port), tools_url=_url(tools_port))
+    stock = Side(name="stock", model_url=_url(model_port), tools_url=_url(tools_port), spans_url=_url(tools_port))
     tools_url = stock.tools_url if control else _url(gateway_port)
-    return stock, Side(name="paste", model_url=_url(second_port), tools_url=tools_url)
+    spans_url = stock.tools_url if control == "same" else _url(gateway_port)
+    return stock, Side(name="paste", model_url=_url(second_port), tools_url=tools_url, spans_url=spans_url)
 
 
 def _serve_command(model: Path) -> list[str]:
@@ -135,16 +137,6 @@ def _answers(url: str) -> bool:
         return httpx.get(f"{url}/health", timeout=5).status_code == 200
     except httpx.HTTPError:
         return False
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports below the ephemeral range, from which the engine's own sockets are drawn."""
-    return list(itertools.islice((port for port in range(21_000, 32_000) if _is_free(port)), count))
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def _wait_all(processes: Sequence[subprocess.Popen[Any]], seconds: float) -> None:

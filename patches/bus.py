@@ -4,16 +4,17 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from sglang_paste.boundary import Sink
+from sglang_paste.boundary import Sink, Tally
 from sglang_paste.events import Message, Ping
 from sglang_paste.patches.arm import settings
 from sglang_paste.wire.bus import EngineBus, EngineSide
 
 HEARTBEAT_S = 1.0
+TALLY = Tally()
 
 
 class BusSink:
-    """Sends events from any thread; with them, once a second, a heartbeat that says how many were dropped."""
+    """Sends events from any thread; with them, once a second, a heartbeat that says what was lost."""
 
     def __init__(
         self, name: str, connect: Callable[[], EngineSide], clock: Callable[[], float] = time.monotonic
@@ -34,8 +35,11 @@ class BusSink:
             if now - self._beat >= HEARTBEAT_S:
                 self._beat = now
                 self._bus.poll()
-                events = [*events, Ping(sender=self._name, time=now, dropped=self._bus.dropped)]
+                events = [*events, self._ping(now, self._bus.dropped)]
             self._bus.send(events)
+
+    def _ping(self, now: float, dropped: int) -> Ping:
+        return Ping(sender=self._name, time=now, dropped=dropped, unread=TALLY.unread)
 
 
 _sink: Sink | None = None

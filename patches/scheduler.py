@@ -12,7 +12,7 @@ from sglang.srt.entrypoints.openai.protocol import Tool
 from sglang.srt.parser.response_template import tool_close_token_ids
 from sglang.srt.runtime_context import get_parallel, get_serving
 
-from sglang_paste.boundary import Sink, Tally, Turn, TurnHead, Vocabulary
+from sglang_paste.boundary import Sink, Turn, TurnHead, Vocabulary
 from sglang_paste.boundary.gate import Decode, Reader
 from sglang_paste.events import StopReason
 from sglang_paste.patches import bus
@@ -53,7 +53,6 @@ class Watch:
         self, tokenizer: Any, parser: str, reasoning: str | None, sink: Sink, inert: Mapping[str, tuple[str, ...]]
     ) -> None:
         quiet()
-        self.tally = Tally()
         self.closers = tool_close_token_ids(parser, tokenizer) | ({GPT_OSS_CALL} if parser == "gpt-oss" else set())
         self._tokenizer = tokenizer
         self._parser = parser
@@ -78,7 +77,7 @@ class Watch:
             Reader(self._decoding(req.sampling_params.skip_special_tokens), self._context(req)),
             self._sink,
             required=tools.required,
-            tally=self.tally,
+            tally=bus.TALLY,
         )
         turn.start(len(req.origin_input_ids), tools.names)
         return turn

@@ -112,11 +112,17 @@ MAX_RESULT_CHARS = 65_536
 
 
 class Ping(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknown_fields=True):
-    """A heartbeat. Each side sends one a second and answers none. `dropped` counts what its sender could not send."""
+    """A heartbeat. Each side sends one a second and answers none.
+
+    `dropped` counts what its sender could not send, `unread` the turns in which it gave up looking for calls, and
+    `starts` how often the server has started the side process.
+    """
 
     sender: str
     time: float
     dropped: int = 0
+    unread: int = 0
+    starts: int = 0
 
 
 Message = EngineEvent | Ping

@@ -52,6 +52,11 @@ class Tally:
         self.raised = 0
         self.slow = 0
 
+    @property
+    def unread(self) -> int:
+        """Turns that were not read to their end."""
+        return self.raised + self.slow
+
 
 class Turn:
     """Turns the committed tokens of one request into events.

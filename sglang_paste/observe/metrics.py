@@ -17,6 +17,8 @@ class Metrics:
         self.events = self._counter("events", "Events received from the engine.", "type")
         self.malformed = self._gauge("malformed_frames", "Frames that were dropped as malformed or oversized.")
         self.dropped = self._gauge("dropped_events", "Events the engine's processes could not send.", "process")
+        self.unread = self._gauge("unread_turns", "Turns whose calls were not looked for to the end.", "process")
+        self.starts = self._gauge("side_process_starts", "How often the server has started this side process.")
         self.engine_alive = self._gauge("engine_alive", "1 while the engine's heartbeat is heard.")
         self.predictions = self._counter("predictions", "Candidates offered by the predictors.", "source")
         self.admissions = self._counter("admissions", "Candidates that were admitted to run early.", "source")

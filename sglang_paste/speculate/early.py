@@ -88,8 +88,7 @@ class Early:
         for entry in chosen:
             self._start(entry)
         left = [entry for entry in queued if entry not in chosen]
-        executing = self._ledger.executing()
-        superseded = to_supersede(left, executing, self.authoritative, self._policies, self._limits)
+        superseded = to_supersede(left, (*executing, *chosen), self.authoritative, self._policies, self._limits)
         if superseded is not None:
             self._ledger.cancel(superseded, self._clock(), "superseded")
             self.drop([superseded])

@@ -140,13 +140,19 @@ class Service:
     def _take(self, sender: str, message: Message) -> None:
         self._heard_at = self._clock()
         if isinstance(message, Ping):
-            self.metrics.dropped.labels(sender).set(message.dropped)
+            self._heard(sender, message)
             return
         self._recorder.event(message)
         self._early.drop(self._ended_by(message))
         if isinstance(message, TurnEnded) and not message.calls:
             self._early.give_up("turn ended", lambda entry: _same_session(entry, message))
         self._early.offer(self._learning.observe(message))
+
+    def _heard(self, sender: str, ping: Ping) -> None:
+        self.metrics.dropped.labels(sender).set(ping.dropped)
+        self.metrics.unread.labels(sender).set(ping.unread)
+        if ping.starts:
+            self.metrics.starts.set(ping.starts)
 
     def _ended_by(self, event: EngineEvent) -> list[Entry]:
         now = self._clock()

@@ -155,7 +155,7 @@ class Supervisor:
                 now = time.monotonic()
                 self._step(bus, now)
                 if now >= next_ping:
-                    bus.send([Ping(sender="main", time=now)])
+                    bus.send([Ping(sender="main", time=now, starts=self._supervision.starts)])
                     next_ping = now + 1.0
         finally:
             self._end()

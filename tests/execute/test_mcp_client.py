@@ -1,5 +1,4 @@
 import asyncio
-import socket
 import sys
 from pathlib import Path
 
@@ -7,17 +6,13 @@ import mcp_tools
 import pytest
 from tool_bench import Bench, eventually, launch
 
+from bench.ports import free_port
 from sglang_paste.errors import ConfigError
 from sglang_paste.execute.catalog import Catalog
 
 SERVER = str(Path(mcp_tools.__file__))
 STDIO = f'[mcp.probe]\ncommand = ["{sys.executable}", "{SERVER}", "stdio"]\n'
 READ = '[mcp.probe.tools.{name}]\neffect = "read"\nobserves = "local"\nspeculate = true\n'
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 async def http_server(port: int) -> asyncio.subprocess.Process:

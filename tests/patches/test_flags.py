@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bench.ports import free_port
 from sglang_paste.config import CommandTool, McpServer, Policy, ToolConfig
 from sglang_paste.errors import ConfigError
 from sglang_paste.patches import check, flags
@@ -22,12 +23,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr(check, "require_version", lambda: None)
     monkeypatch.setattr(flags, "_bypasses", lambda _server_args: iter(()))
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def server(port: int | None = None, **more: Any) -> SimpleNamespace:

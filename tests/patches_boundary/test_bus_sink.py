@@ -2,9 +2,11 @@
 
 import threading
 
+import pytest
+
 from sglang_paste.calls import DEFAULT_TENANT, SessionId
 from sglang_paste.events import Ping, SessionEnded
-from sglang_paste.patches.bus import BusSink
+from sglang_paste.patches.bus import TALLY, BusSink
 from sglang_paste.wire.memory import MemorySide
 
 EVENT = SessionEnded(tenant=DEFAULT_TENANT, session=SessionId("s"), request="r", position=0, time=0.0)
@@ -26,13 +28,15 @@ class Line:
     def close(self) -> None: ...
 
 
-def test_a_heartbeat_goes_along_once_a_second() -> None:
+def test_a_heartbeat_goes_along_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TALLY, "slow", TALLY.slow + 2)
     now, line = [10.0], Line()
     sink = BusSink("api", lambda: line, lambda: now[0])  # type: ignore[arg-type,return-value]
     for now[0] in (10.0, 10.5, 11.0):
         sink.send([EVENT])
     beats = [item for item in line.sent if isinstance(item, Ping)]
     assert [(beat.sender, beat.time, beat.dropped) for beat in beats] == [("api", 10.0, 3), ("api", 11.0, 3)]
+    assert {beat.unread for beat in beats} == {TALLY.unread} != {0}
     assert line.sent.count(EVENT) == 3
 
 

@@ -1,8 +1,6 @@
 """A real server with tool speculation, for end-to-end tests."""
 
-import itertools
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +10,8 @@ from pathlib import Path
 
 import httpx
 import msgspec
+
+from bench.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / ".cache" / "models" / "smollm2-135m"
@@ -42,7 +42,7 @@ class Server(msgspec.Struct, frozen=True):
 @contextmanager
 def running_server(folder: Path) -> Iterator[Server]:
     """A server with its state, tools and log in `folder`."""
-    port, gateway_port = itertools.islice(_free_ports(), 2)
+    port, gateway_port = free_ports(2)
     executions = folder / "executions"
     executions.mkdir()
     config = folder / "tools.toml"
@@ -89,14 +89,6 @@ def _healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> bool:
         return httpx.get(f"{url}/health", timeout=10).status_code == 200
     except httpx.HTTPError:
         return False
-
-
-def _free_ports() -> Iterator[int]:
-    """Ports below the ephemeral range, from which the engine's own sockets are drawn."""
-    for port in range(22_000, 32_000):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                yield port
 
 
 TOOLS = """

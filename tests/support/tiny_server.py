@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+
+from bench.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / ".cache" / "models" / "tiny"
@@ -82,16 +83,3 @@ def environment(**variables: str) -> dict[str, str]:
     """The environment of a server without a GPU, and without what this process may have inherited."""
     ours = {"SGLANG_USE_CPU_ENGINE": "1", "HF_HUB_OFFLINE": "1", **variables}
     return {name: value for name, value in os.environ.items() if not name.startswith("SGLANG_")} | ours
-
-
-def free_port() -> int:
-    """A port below the ephemeral range, from which the engine's own sockets are drawn, with a free one above it."""
-    for port in range(20_000 + os.getpid() % 1000 * 2, 32_000, 2):
-        if not (_in_use(port) or _in_use(port + 1)):
-            return port
-    raise RuntimeError("no free port")
-
-
-def _in_use(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
