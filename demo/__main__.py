@@ -13,13 +13,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import httpx
 import msgspec
 
 from demo.agent import Agent, TaskRun, Tools
+from demo.control import in_lockstep, step_changes
 from demo.page import write_page
 from demo.servers import TOKEN, Processes, Side, start_sides
 from demo.tasks import TASKS, Task
@@ -74,24 +75,41 @@ def main() -> int:
             urls = {url for side in sides for url in (side.model_url, side.tools_url, side.spans_url)}
             processes.wait_until_healthy(sorted(urls), progress)
             processes.pin([side.name for side in sides], min(os.sched_getaffinity(0)))
-            pairs = run_tasks(sides, TASKS[: args.tasks], args.rounds, progress)
+            agents = warm_agents(sides, progress)
+            tasks = TASKS[: args.tasks]
+            run = run_control if args.control else run_tasks
+            pairs = run(agents, sides[1], tasks, args.rounds, progress)
     except RuntimeError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     finally:
         processes.stop()
-    return report(pairs, args.output, args.json)
+    return report(pairs, None if args.control else args.output, args.json)
+
+
+def warm_agents(sides: tuple[Side, Side], progress: Callable[[str], None]) -> Mapping[str, Agent]:
+    """An agent for each side that has done a step."""
+    first = msgspec.structs.replace(TASKS[0], steps=TASKS[0].steps[:1])
+    agents = {side.name: Agent(side.model_url, Tools(side.tools_url, TOKEN), TOKEN) for side in sides}
+    for name, agent in agents.items():
+        agent.run(first, lambda step, name=name: progress(f"warm-up on {name}: {step}"))  # type: ignore[misc]
+    return agents
+
+
+def run_control(
+    agents: Mapping[str, Agent], side: Side, tasks: Sequence[Task], rounds: int, progress: Callable[[str], None]
+) -> list[Pair]:
+    """Every task `rounds` times, step by step on both sides."""
+    began = time.monotonic()
+    runs = in_lockstep(agents, tasks, rounds, side, progress)
+    wasted = _spans(side, began, time.monotonic())
+    return [Pair(stock=run["stock"], paste=run["paste"], spans=wasted if run is runs[-1] else ()) for run in runs]
 
 
 def run_tasks(
-    sides: tuple[Side, Side], tasks: Sequence[Task], rounds: int, progress: Callable[[str], None]
+    agents: Mapping[str, Agent], side: Side, tasks: Sequence[Task], rounds: int, progress: Callable[[str], None]
 ) -> list[Pair]:
     """Every task `rounds` times on each side; the side that goes first alternates."""
-    stock, paste = (Agent(side.model_url, Tools(side.tools_url, TOKEN), TOKEN) for side in sides)
-    agents = {"stock": stock, "paste": paste}
-    first = msgspec.structs.replace(TASKS[0], steps=TASKS[0].steps[:1])
-    for name, agent in agents.items():
-        agent.run(first, lambda step, name=name: progress(f"warm-up on {name}: {step}"))  # type: ignore[misc]
     pairs: list[Pair] = []
     for number in range(rounds):
         for place, task in enumerate(tasks):
@@ -100,14 +118,15 @@ def run_tasks(
             for name in sorted(agents, reverse=(number + place) % 2 == 0):
                 if name == "paste":
                     began = time.monotonic()
-                runs[name] = agents[name].run(task, lambda step: None)
+                runs[name] = agents[name].run(task)
                 progress(f"round {number + 1}/{rounds}, {task.name} on {name}: {runs[name].seconds:.1f} s")
-            spans = _spans(sides[1], began, began + runs["paste"].seconds + 1)
+            spans = _spans(side, began, began + runs["paste"].seconds + 1)
             pairs.append(Pair(stock=runs["stock"], paste=runs["paste"], spans=spans))
     return pairs
 
 
-def report(pairs: Sequence[Pair], page: Path, numbers: Path | None) -> int:
+def report(pairs: Sequence[Pair], page: Path | None, numbers: Path | None) -> int:
+    """Print what came of the pairs; without a page to write they are a control's."""
     different = [pair for pair in pairs if pair.stock.conversation != pair.paste.conversation]
     for pair in different:
         print(f"demo: the conversations of {pair.stock.task} differ", file=sys.stderr)
@@ -128,11 +147,13 @@ def report(pairs: Sequence[Pair], page: Path, numbers: Path | None) -> int:
             f"{exposed:18} {hits} of {calls}{pair.wasted:10}"
         )
     summary = summarise(pairs)
+    if page is None:
+        summary |= step_changes([(pair.stock, pair.paste) for pair in pairs])
     print("\n" + "\n".join(f"{name.replace('_', ' '):28}{value}" for name, value in summary.items()))
-    write_page(
-        page, [(pair.stock, pair.paste, pair.spans) for pair in pairs[-len({pair.stock.task for pair in pairs}) :]]
-    )
-    print(f"\nThe timeline is in {page}.")
+    if page is not None:
+        last = pairs[-len({pair.stock.task for pair in pairs}) :]
+        write_page(page, [(pair.stock, pair.paste, pair.spans) for pair in last])
+        print(f"\nThe timeline is in {page}.")
     if numbers is not None:
         numbers.write_text(json.dumps({"summary": summary, "pairs": msgspec.to_builtins(pairs)}, indent=1))
     return 0

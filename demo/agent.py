@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,10 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     content: str = ""
     outcome: str = ""
 
+    @property
+    def seconds(self) -> float:
+        return self.returned - self.asked
+
 
 class TaskRun(msgspec.Struct, frozen=True, kw_only=True):
     """One task, done once on one side."""
@@ -38,7 +42,8 @@ class TaskRun(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def seconds(self) -> float:
-        return self.steps[-1].returned - self.steps[0].asked
+        """Seconds from a step's request to its tool's result, over all steps."""
+        return sum(step.seconds for step in self.steps)
 
     @property
     def exposed(self) -> float:
@@ -80,18 +85,23 @@ class Agent:
         self._tools = tools
         self._schemas = tools.schemas()
 
-    def run(self, task: Task, progress: Callable[[str], None]) -> TaskRun:
+    def run(self, task: Task, progress: Callable[[str], None] = lambda step: None) -> TaskRun:
         """Do `task`; `progress` hears of every step."""
+        steps = []
+        for step in self.steps(task):
+            steps.append(step)
+            progress(f"{step.tool} ({step.outcome})")
+        return TaskRun(task=task.name, steps=tuple(steps))
+
+    def steps(self, task: Task) -> Iterator[Step]:
+        """Do `task`, each step when it is asked for."""
         messages: list[ChatCompletionMessageParam] = [
             {"role": "system", "content": SYSTEM},
             {"role": "user", "content": task.request},
         ]
-        steps: list[Step] = []
         for name in task.steps:
-            steps.append(self._step(messages, name))
-            progress(f"{steps[-1].tool} ({steps[-1].outcome})")
-        steps.append(self._answer(messages))
-        return TaskRun(task=task.name, steps=tuple(steps))
+            yield self._step(messages, name)
+        yield self._answer(messages)
 
     def _step(self, messages: list[ChatCompletionMessageParam], required: str) -> Step:
         asked = time.monotonic()
