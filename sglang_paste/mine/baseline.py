@@ -1,0 +1,258 @@
+"""What any predictor must beat: the most frequent call, and tool bigrams with arguments copied word for word."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any, Protocol
+
+import msgspec
+
+from sglang_paste.calls import Arguments, canonical
+from sglang_paste.errors import BadArguments
+from sglang_paste.mine.records import Session
+
+MAX_CALLS = 100_000
+MAX_VALUES = 2_000
+MAX_LEAVES = 400
+MAX_LEAF_CHARS = 2_000
+START = ""
+
+Value = str
+"""A JSON value as its canonical text: 1, 1.0 and true are three values."""
+Sources = dict[str, Value]
+
+
+class Guess(msgspec.Struct, frozen=True):
+    """A call a baseline expects next, with its share among the training's calls."""
+
+    tool: str
+    arguments: Arguments
+    probability: float
+
+
+class Online(Protocol):
+    """A session that is being predicted."""
+
+    def observe(self, message: Mapping[str, Any]) -> None:
+        """The next message of the session, as the OpenAI chat API has it."""
+
+    def candidates(self, k: int, tool: str | None = None) -> list[Guess]:
+        """The `k` likeliest next calls, best first; of this tool where one is named."""
+
+
+class Frequent:
+    """The most frequent calls of the training, whatever happened in the session."""
+
+    def __init__(self) -> None:
+        self._calls: Counter[tuple[str, Value]] = Counter()
+
+    def add(self, session: Session) -> None:
+        """Count a session's calls."""
+        for turn in session.turns:
+            for call in turn.tool_calls:
+                text = _text(call.arguments)
+                if text is not None and (len(self._calls) < MAX_CALLS or (call.name, text) in self._calls):
+                    self._calls[call.name, text] += 1
+
+    def finish(self) -> None:
+        """Rank what was counted."""
+        self._total = max(self._calls.total(), 1)
+        self._ranked = sorted(self._calls.items(), key=lambda item: (-item[1], item[0]))
+
+    def session(self) -> Online:
+        """A session to predict."""
+        return _AlwaysTheSame(self)
+
+    def guesses(self, tool: str | None) -> Iterator[Guess]:
+        """All known calls, best first."""
+        total = self._total if tool is None else sum(n for (name, _), n in self._ranked if name == tool)
+        for (name, text), count in self._ranked:
+            if tool in (None, name):
+                yield Guess(name, json.loads(text), count / total)
+
+
+class _AlwaysTheSame:
+    def __init__(self, learned: Frequent) -> None:
+        self._learned = learned
+
+    def observe(self, message: Mapping[str, Any]) -> None:
+        pass
+
+    def candidates(self, k: int, tool: str | None = None) -> list[Guess]:
+        return list(islice(self._learned.guesses(tool), k))
+
+
+class Copying:
+    """The tool by the one before it; each of its arguments from where it was copied most often in training.
+
+    An argument can come from the same argument of an earlier call, from the latest result (by the same key, or its
+    first text, or its last), or be the commonest value. The sets of arguments are those seen in training.
+    """
+
+    def __init__(self) -> None:
+        self._follows: dict[str, Counter[str]] = {}
+        self._sets: dict[str, Counter[tuple[str, ...]]] = {}
+        self._copied: dict[tuple[str, str], Counter[str]] = {}
+        self._values: dict[tuple[str, str], Counter[Value]] = {}
+        self._common: dict[tuple[str, str], Value] = {}
+
+    def add(self, session: Session) -> None:
+        """Learn from a session, call by call."""
+        seen = _Seen()
+        for turn in session.turns:
+            for call in turn.tool_calls:
+                self._learn(call.name, call.arguments, seen)
+                seen.call(call.name, call.arguments)
+            for result in turn.tool_results:
+                seen.result(result.content)
+
+    def finish(self) -> None:
+        """Fix each argument's commonest value. Constants compete with copies by how often they were right."""
+        for place, values in self._values.items():
+            value, count = min(values.items(), key=lambda item: (-item[1], item[0]))
+            self._common[place] = value
+            self._copied[place]["constant"] = count
+
+    def session(self) -> Online:
+        """A session to predict."""
+        return _CopyingSession(self)
+
+    def tools(self, last: str) -> list[tuple[str, float]]:
+        """The tools that followed `last`, best first, with their shares."""
+        follows = self._follows.get(last) or self._follows.get(START, Counter())
+        total = max(follows.total(), 1)
+        return [(name, count / total) for name, count in _ranked(follows)]
+
+    def calls(self, tool: str, seen: "_Seen") -> Iterator[Guess]:
+        """Calls of the tool, the best copy first; then the one argument that is least sure from its next source."""
+        sets = self._sets.get(tool)
+        if not sets:
+            return
+        names = _ranked(sets)[0][0]
+        options = {name: self._options(tool, name, seen) for name in names}
+        if not all(options.values()):
+            return
+        best = {name: found[0] for name, found in options.items()}
+        yield _guess(tool, best)
+        for name in sorted(names, key=lambda name: (best[name][1], name)):
+            for other in options[name][1:]:
+                yield _guess(tool, {**best, name: other})
+
+    def _learn(self, tool: str, arguments: Arguments, seen: "_Seen") -> None:
+        self._follows.setdefault(seen.last, Counter())[tool] += 1
+        self._sets.setdefault(tool, Counter())[tuple(sorted(arguments))] += 1
+        for name, value in arguments.items():
+            text, place = _text(value), (tool, name)
+            copied = self._copied.setdefault(place, Counter())
+            copied["tries"] += 1
+            for source, copy in seen.sources(tool, name).items():
+                copied[source] += copy == text
+            values = self._values.setdefault(place, Counter())
+            if text is not None and (len(values) < MAX_VALUES or text in values):
+                values[text] += 1
+
+    def _options(self, tool: str, name: str, seen: "_Seen") -> list[tuple[Value, float]]:
+        """Different values for an argument with the share of training in which their source was right, best first."""
+        place = (tool, name)
+        copied = self._copied[place]
+        sources = {**seen.sources(tool, name), "constant": self._common.get(place, "null")}
+        found: dict[Value, float] = {}
+        for source in sorted(sources, key=lambda source: (-copied[source], source)):
+            found.setdefault(sources[source], copied[source] / copied["tries"])
+        return list(found.items())
+
+
+class _CopyingSession:
+    def __init__(self, learned: Copying) -> None:
+        self._learned = learned
+        self._seen = _Seen()
+
+    def observe(self, message: Mapping[str, Any]) -> None:
+        for call in message.get("tool_calls") or ():
+            self._seen.call(call["function"]["name"], json.loads(call["function"]["arguments"]))
+        if message["role"] == "tool":
+            self._seen.result(message["content"])
+
+    def candidates(self, k: int, tool: str | None = None) -> list[Guess]:
+        tools = [(tool, 1.0)] if tool is not None else self._learned.tools(self._seen.last)
+        found = [
+            Guess(guess.tool, guess.arguments, share * guess.probability)
+            for name, share in tools
+            for guess in islice(self._learned.calls(name, self._seen), k)
+        ]
+        return sorted(found, key=lambda guess: -guess.probability)[:k]
+
+
+class _Seen:
+    """What a session has shown so far, as far as this baseline looks."""
+
+    def __init__(self) -> None:
+        self.last = START
+        self._same: dict[tuple[str, str], Value] = {}
+        self._any: dict[str, Value] = {}
+        self._keys: dict[str, Value] = {}
+        self._ends: Sources = {}
+
+    def call(self, tool: str, arguments: Arguments) -> None:
+        self.last = tool
+        for name, value in arguments.items():
+            if (text := _text(value)) is not None:
+                self._same[tool, name] = self._any[name] = text
+
+    def result(self, content: str) -> None:
+        leaves = list(islice(_leaves(content), MAX_LEAVES))
+        for key, value in reversed(leaves):
+            self._keys[key] = value
+        self._ends = {"first": leaves[0][1], "last": leaves[-1][1]} if leaves else {}
+
+    def sources(self, tool: str, name: str) -> Sources:
+        found = {
+            "same": self._same.get((tool, name)),
+            "any": self._any.get(name),
+            "key": self._keys.get(name),
+            **self._ends,
+        }
+        return {source: value for source, value in found.items() if value is not None}
+
+
+def _leaves(content: str) -> Iterator[tuple[str, Value]]:
+    """The scalars of a JSON result, each with the key it stands under; else the lines of a text."""
+    if content.lstrip()[:1] in ("{", "["):
+        try:
+            yield from _scalars("", msgspec.json.decode(content))
+            return
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            pass
+    for line in content.splitlines():
+        if line.strip() and (text := _text(line.strip()[:MAX_LEAF_CHARS])) is not None:
+            yield "", text
+
+
+def _scalars(key: str, value: Any) -> Iterator[tuple[str, Value]]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _scalars(name, item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _scalars(key, item)
+    elif (text := _text(value)) is not None and len(text) <= MAX_LEAF_CHARS:
+        yield key, text
+
+
+def _text(value: Any) -> Value | None:
+    try:
+        return canonical({"": value})[4:-1]
+    except BadArguments:
+        return None
+
+
+def _ranked(counts: Counter[Any]) -> list[tuple[Any, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _guess(tool: str, chosen: Mapping[str, tuple[Value, float]]) -> Guess:
+    share = 1.0
+    for _, right in chosen.values():
+        share *= right
+    return Guess(tool, {name: json.loads(value) for name, (value, _) in chosen.items()}, share)
