@@ -248,6 +248,11 @@ class ToolDesk:
         if outcome.failure in ("cancelled", "unavailable"):
             return
         known = msgspec.structs.replace(call, session=claim.session)
+        try:
+            self._journal.record(known, outcome, self._clock() - asked)
+        except JournalError as error:
+            logger.error("%s", error)
+            self.refused("journal")
         ok = outcome.failure is None and not outcome.is_error
         self._early.offer(self._learner.confirm(known, outcome.content, outcome.duration, ok=ok, asked=asked))
 

@@ -1,4 +1,5 @@
-"""Authoritative calls by their ids, so that none executes twice, and what left the house early."""
+"""Authoritative calls by their ids, so that none executes twice; those of each session, to be mined; and what left the
+house early."""
 
 import json
 import os
@@ -11,12 +12,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from sglang_paste.calls import ToolCall, call_key
-from sglang_paste.errors import CallError, ConfigError, JournalError
+from sglang_paste.calls import ToolCall, call_key, canonical
+from sglang_paste.errors import BadArguments, CallError, ConfigError, JournalError
 from sglang_paste.execute.base import Outcome
 
 APPLICATION_ID = 0x50415354
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE calls (
     id INTEGER PRIMARY KEY, tenant TEXT NOT NULL, call_id TEXT NOT NULL, session TEXT NOT NULL,
@@ -28,6 +29,13 @@ CREATE TABLE disclosures (
     arguments TEXT NOT NULL, source TEXT NOT NULL, probability REAL NOT NULL
 ) STRICT;
 """
+HISTORY = """
+CREATE TABLE history (
+    id INTEGER PRIMARY KEY, tenant TEXT NOT NULL, session TEXT NOT NULL, tool TEXT NOT NULL, arguments TEXT NOT NULL,
+    begun REAL NOT NULL, finished REAL NOT NULL, duration REAL NOT NULL, is_error INTEGER NOT NULL,
+    truncated INTEGER NOT NULL, content TEXT NOT NULL
+) STRICT;
+"""
 FIND = """
 SELECT id, key, outcome FROM calls WHERE tenant = ?1 AND call_id = ?2 AND (session = ?3 OR session = '' OR ?3 = '')
 ORDER BY session = ?3 DESC, key = ?4 DESC LIMIT 1
@@ -37,6 +45,10 @@ FINISH = "UPDATE calls SET finished = ?, outcome = ? WHERE id = ?"
 DISCLOSE = """
 INSERT INTO disclosures (time, tenant, session, tool, arguments, source, probability) VALUES (?, ?, ?, ?, ?, ?, ?)
 """
+RECORD = """
+INSERT INTO history (tenant, session, tool, arguments, begun, finished, duration, is_error, truncated, content)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
 DISCLOSED = (
     "SELECT time, tenant, session, tool, arguments, source, probability FROM disclosures ORDER BY id DESC LIMIT ?"
 )
@@ -45,6 +57,8 @@ MAX_CALLS = 100_000
 MAX_AGE_S = 7 * 24 * 3600.0
 MAX_OUTCOMES_BYTES = 128 * 1024 * 1024
 MAX_DISCLOSURES = 100_000
+MAX_HISTORY = 50_000
+MAX_HISTORY_CHARS = 8192
 MAX_NAME_BYTES = 1024
 PRUNE_EVERY = 256
 LOCK_WAIT_S = 1.0
@@ -138,6 +152,26 @@ class Journal:
         row = self._close(call)
         with self._errors():
             self._db.execute("DELETE FROM calls WHERE id = ?", (row,))
+
+    def record(self, call: ToolCall, outcome: Outcome, waited: float) -> None:
+        """Keep a call that was made in a known session, so that patterns can be mined from it: the latest
+        `MAX_HISTORY`, of each result the first `MAX_HISTORY_CHARS`. `waited` is how long ago it was asked for, in
+        seconds. A call is not kept where its arguments are longer, or JSON or Unicode cannot say it."""
+        if call.session is None:
+            return
+        content = outcome.content[:MAX_HISTORY_CHARS]
+        failed, cut = outcome.is_error or outcome.failure is not None, outcome.truncated or content != outcome.content
+        now = self._clock()
+        try:
+            arguments = canonical(call.arguments)
+            if len(arguments) > MAX_HISTORY_CHARS:
+                return
+            row = (call.tenant, call.session, call.tool, arguments, now - waited, now, outcome.duration, failed, cut)
+            with self._errors():
+                self._db.execute(RECORD, (*row, content))
+                self._db.execute("DELETE FROM history WHERE id <= last_insert_rowid() - ?", (MAX_HISTORY,))
+        except (BadArguments, UnicodeEncodeError):
+            return
 
     def disclose(self, disclosure: Disclosure) -> None:
         """Log an early call that is seen outside, before it leaves."""
@@ -242,9 +276,10 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = NORMAL")
     db.execute("PRAGMA journal_size_limit = 16777216")
-    if version == 0:
+    if version < SCHEMA_VERSION:
         marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
-        db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} {marks} COMMIT;")
+        tables = SCHEMA + HISTORY if version == 0 else HISTORY
+        db.executescript(f"BEGIN IMMEDIATE; {tables} {marks} COMMIT;")
     else:
         db.execute("BEGIN IMMEDIATE")  # takes the lock, which the exclusive mode then keeps
         db.execute("COMMIT")
