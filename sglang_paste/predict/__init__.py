@@ -7,10 +7,11 @@ from sglang_paste.calls import TenantId, ToolCall, canonical
 from sglang_paste.events import Event
 from sglang_paste.predict.base import Candidate, Predictor, RunTime, Source, ToolShape
 from sglang_paste.predict.memory import Memory
+from sglang_paste.predict.mined import Mined, MinedSession, load
 from sglang_paste.predict.pattern import PatternPredictor
 from sglang_paste.predict.stream import StreamPredictor
 
-__all__ = ["Candidate", "Predictor", "Predictors", "RunTime", "Source", "ToolShape"]
+__all__ = ["Candidate", "Mined", "MinedSession", "Predictor", "Predictors", "RunTime", "Source", "ToolShape", "load"]
 
 
 class Predictors:

@@ -1,0 +1,89 @@
+"""Fitting: a sparse softmax for tools, a conditional logit for the values of an argument; plain numpy."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+def softmax_rows(
+    examples: Sequence[tuple[Ints, Ints, int]], features: int, classes: int, epochs: int, seed: int = 7
+) -> Floats:
+    """Weights [feature, class] of a softmax among each example's own classes, by AdaGrad.
+
+    An example is its features, the classes that were possible, and the place of the right one among these.
+    """
+    weights = np.zeros((features, classes), np.float32)
+    squares = np.full((features, classes), 1e-2, np.float32)
+    order = np.random.default_rng(seed)
+    for epoch in range(epochs):
+        rate = np.float32(0.15 / (1 + 0.5 * epoch))
+        for number in order.permutation(len(examples)):
+            rows, columns, right = examples[number]
+            grid = rows[:, None], columns[None, :]
+            block = weights[grid]
+            scores = block.sum(axis=0)
+            scores -= scores.max()
+            np.exp(scores, out=scores)
+            scores /= scores.sum()
+            scores[right] -= 1.0
+            step = scores[None, :] + np.float32(2e-4) * block
+            square = squares[grid] + step * step
+            squares[grid] = square
+            weights[grid] = block - rate * step / np.sqrt(square)
+    return weights
+
+
+class Choices:
+    """Examples of choosing one of several candidates, flat: slots, where each candidate and example begins."""
+
+    def __init__(self) -> None:
+        self.slots: list[int] = []
+        self.candidates: list[int] = []
+        self.examples: list[int] = []
+        self.right: list[int] = []
+
+    def add(self, candidates: Sequence[Sequence[int]], right: int) -> None:
+        """One example: the slots of each candidate, and which was right."""
+        self.examples.append(len(self.candidates))
+        self.right.append(len(self.candidates) + right)
+        for marks in candidates:
+            self.candidates.append(len(self.slots))
+            self.slots.extend(marks)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+def logit(
+    choices: Choices, width: int, steps: int = 60, decay: float = 2.0, progress: Callable[[], None] | None = None
+) -> Floats:
+    """Weights [slot] of a conditional logit, by full-batch Adam on the regularised likelihood."""
+    weights = np.zeros(width, np.float64)
+    if not len(choices):
+        return weights.astype(np.float32)
+    slots = np.asarray(choices.slots, np.int64)
+    starts = np.asarray(choices.candidates, np.int64)
+    firsts = np.asarray(choices.examples, np.int64)
+    sizes = np.diff(np.append(starts, len(slots)))
+    counts = np.diff(np.append(firsts, len(starts)))
+    right = np.zeros(len(starts))
+    right[np.asarray(choices.right)] = 1.0
+    mean, square = np.zeros(width), np.zeros(width)
+    for step in range(1, steps + 1):
+        scores = np.add.reduceat(weights[slots], starts)
+        scores -= np.repeat(np.maximum.reduceat(scores, firsts), counts)
+        np.exp(scores, out=scores)
+        scores /= np.repeat(np.add.reduceat(scores, firsts), counts)
+        gradient = np.bincount(slots, np.repeat(scores - right, sizes), width) + decay * weights * 0.1
+        gradient /= len(choices)
+        mean = 0.9 * mean + 0.1 * gradient
+        square = 0.99 * square + 0.01 * gradient**2
+        rate = 0.25 * (1 - 0.9 * step / steps)
+        weights -= rate * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.99**step)) + 1e-6)
+        if progress is not None:
+            progress()
+    return weights.astype(np.float32)

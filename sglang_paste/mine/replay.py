@@ -1,0 +1,24 @@
+"""A recorded session, played into the state message by message, with a stop before each assistant turn that calls."""
+
+from collections.abc import Iterator
+
+from sglang_paste.mine.records import Call, Session
+from sglang_paste.predict.state import State
+
+
+def moments(session: Session) -> Iterator[tuple[State, tuple[Call, ...]]]:
+    """The state before each assistant turn with calls, and the calls it then made. The state moves on."""
+    state = State()
+    for turn in session.turns:
+        if turn.role == "system":
+            state.system(turn.content)
+        elif turn.role == "user":
+            state.user(turn.content)
+        elif turn.role == "assistant":
+            if turn.tool_calls:
+                yield state, turn.tool_calls
+            state.said(turn.content)
+            for call in turn.tool_calls:
+                state.call(call.name, call.arguments)
+        for result in turn.tool_results:
+            state.result(result.name, result.content, result.is_error)

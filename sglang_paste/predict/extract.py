@@ -1,0 +1,197 @@
+"""What a text names: paths, identifiers, quoted phrases, numbers; and what a JSON document holds, by path."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+MAX_CHARS = 8192
+MAX_VALUE_CHARS = 400
+MAX_PER_KIND = 48
+MAX_LEAVES = 256
+MAX_DEPTH = 8
+
+Found = tuple[str, str]
+"""The kind of a value, and its text."""
+
+_TOKEN = re.compile(
+    r"(?P<url>https?://[^\s\"'<>)\]}`]+)"
+    r"|(?P<date>\b\d{4}-\d\d-\d\d\b)"
+    r"|(?P<path>[\w.@~+-]*(?:/[\w.@+-]+)+/?)"
+    r"|(?P<name>[#@]?\w+(?:[.$:-]{1,2}\w+)*)"
+)
+_SPAN = re.compile(r"`([^`\n]{1,300})`|\"([^\"\n]{2,300})\"|'([^'\n]{2,200})'(?!\w)|\*\*([^*\n]{2,200})\*\*")
+_WORD = r"(?:[A-Z0-9][\w'’&.-]*[\w'’]|[A-Z0-9])"
+_CAPITAL = re.compile(
+    rf"{_WORD}(?:(?:,? (?:of|the|and|in|de|la|for|on|at|to|von|van|du|&|a) |[ -]|, ){_WORD})*(?: \([^)\n]{{2,40}}\))?"
+)
+_LINE = re.compile(r"^([^\s:]+):(\d+):", re.MULTILINE)
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_DAY = re.compile(
+    r"(?i)\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]* (\d{1,2})(?:st|nd|rd|th)?\b(?:,? (\d{4}))?"
+)
+_START = frozenset(
+    re.findall(
+        r"\w+",
+        "Who What When Where Which Why How Is Are Was Were Did Do Does The A An In On Of Question Thought Observation "
+        "I It This That Search So Now Let Both Name And But For If",
+    )
+)
+
+
+def is_naming(token: str) -> bool:
+    """Whether a bare token is more than a word: it has a digit, a sign inside, or capitals within."""
+    return not token.isalpha() or not (token.islower() or token[1:].islower())
+
+
+def tokens(text: str) -> Iterator[Found]:
+    """Paths, URLs, dates and identifiers in the order they stand; plain words are left out."""
+    for match in _TOKEN.finditer(text):
+        kind = match.lastgroup or ""
+        value = match.group()
+        if len(value) > MAX_VALUE_CHARS:
+            continue
+        if kind == "name":
+            if not is_naming(value):
+                continue
+            kind = _kind_of_name(value)
+        elif kind != "date":
+            value = value.rstrip(".")
+        yield kind, value
+        if kind == "path":
+            stripped = value.rstrip("/")
+            yield "base", stripped.rpartition("/")[2]
+            yield "dir", stripped.rpartition("/")[0]
+        elif kind == "dotted":
+            head, _, tail = value.rpartition(".")
+            yield "tail", tail
+            yield "head", head
+
+
+def _kind_of_name(value: str) -> str:
+    if value.isdigit():
+        return "number"
+    if "." in value:
+        return "dotted"
+    return "id" if any(char.isdigit() for char in value) else "symbol"
+
+
+def spans(text: str) -> Iterator[Found]:
+    """What stands between back-ticks, quotes or bold marks."""
+    for match in _SPAN.finditer(text):
+        index = match.lastindex or 1
+        yield ("code", "quote", "quote", "bold")[index - 1], match.group(index)
+
+
+def phrases(text: str) -> Iterator[Found]:
+    """Capitalised phrases of prose, and what is left of them without a question word, a bracket or a comma."""
+    for match in _CAPITAL.finditer(text):
+        value = match.group().removesuffix("'s").removesuffix("’s")
+        first, _, rest = value.partition(" ")
+        if first in _START:
+            if rest and first not in ("The", "A"):
+                value = rest
+            elif not rest:
+                continue
+        if len(value) < 2:
+            continue
+        yield "phrase", value
+        if value.startswith("The "):
+            yield "phrase", value[4:]
+        for cut in (" (", ", ", " and "):
+            if cut in value:
+                head, _, tail = value.partition(cut)
+                yield "part", head
+                if cut != " (":
+                    yield "part", tail
+
+
+def days(text: str, year: str) -> Iterator[Found]:
+    """Dates written in words, as ISO dates; `year` stands in where none is said."""
+    for match in _DAY.finditer(text):
+        month = _MONTHS.index(match.group(1).lower()) + 1
+        day = int(match.group(2))
+        if 0 < day < 32:
+            yield "date", f"{match.group(3) or year}-{month:02}-{day:02}"
+
+
+def hits(text: str) -> Iterator[Found]:
+    """The files of search hits (`file:line:`), each once, and the lines of the hits."""
+    for match in _LINE.finditer(text):
+        yield "hit", match.group(1)
+
+
+def prose(text: str, year: str) -> Iterator[Found]:
+    """All that a message of a person or a model names."""
+    text = cut(text)
+    yield from spans(text)
+    yield from tokens(text)
+    yield from phrases(text)
+    yield from days(text, year)
+
+
+def result(text: str, year: str) -> Iterator[Found]:
+    """All that a tool's result names: its JSON leaves where it is JSON, else what its text names."""
+    document = parsed(text)
+    if document is not None:
+        yield from leaves(document)
+        return
+    text = cut(text)
+    yield from hits(text)
+    yield from spans(text)
+    yield from tokens(text)
+    if len(text) < 3000:
+        yield from phrases(text)
+        lines = text.splitlines()
+        for line in lines[:MAX_PER_KIND]:
+            line = line.strip()
+            if 0 < len(line) < 120:
+                yield "line", line
+
+
+def cut(text: str) -> str:
+    """The start and the end of a text that is too long to be read whole."""
+    return text if len(text) <= MAX_CHARS else text[: MAX_CHARS * 3 // 4] + "\n" + text[-MAX_CHARS // 4 :]
+
+
+def parsed(text: str) -> Any:
+    """The JSON object or array a text is, or None."""
+    if text[:1] in "{[" and len(text) <= 65_536:
+        try:
+            return msgspec.json.decode(text)
+        except (msgspec.DecodeError, RecursionError, UnicodeError):
+            return None
+    return None
+
+
+def leaves(document: Any) -> Iterator[Found]:
+    """The scalars of a document by their path; list positions are `[]`, and keys that hold digits are `{}`, which
+    are values too. Breadth first, bounded."""
+    pending: list[tuple[str, Any]] = [("", document)]
+    for path, value in pending:
+        if isinstance(value, dict):
+            if path.count(".") < MAX_DEPTH and len(pending) < 4 * MAX_LEAVES:
+                for key, item in value.items():
+                    if any(char.isdigit() for char in key):
+                        yield f"{path}.{{}}", key
+                        pending.append((f"{path}.{{}}", item))
+                    else:
+                        pending.append((f"{path}.{key[:64]}", item))
+        elif isinstance(value, list):
+            if len(pending) < 4 * MAX_LEAVES:
+                pending.extend((f"{path}[]", item) for item in value[:MAX_PER_KIND])
+        else:
+            text = scalar(value)
+            if len(text) <= MAX_VALUE_CHARS:
+                yield path, text
+            else:
+                yield from spans(text[:2000])
+                yield from tokens(text[:2000])
+
+
+def scalar(value: Any) -> str:
+    """The text of a JSON scalar; strings as they are."""
+    if isinstance(value, str):
+        return value
+    return msgspec.json.encode(value).decode()
