@@ -48,12 +48,20 @@ def _parser() -> argparse.ArgumentParser:
     tools.add_argument("config", metavar="TOOLS.TOML", help="the configuration to read")
     tools.add_argument("--json", action="store_true", help="print the list as JSON")
     tools.set_defaults(run=_tools)
+    _add_mining(commands)
     timeline = commands.add_parser("timeline", help="draw what overlapped: lanes for model, tools and early runs")
     timeline.add_argument("source", metavar="SOURCE", help="the URL of a gateway, or a JSON file of spans")
     timeline.add_argument("-o", "--output", metavar="FILE", default="timeline.html", help="default: %(default)s")
     timeline.add_argument("--api-key-env", metavar="NAME", help="the environment variable that holds the bearer token")
     timeline.set_defaults(run=_timeline)
     return parser
+
+
+def _add_mining(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    from sglang_paste.mine import command
+
+    command.add_mine(commands.add_parser("mine", help="find patterns in recorded sessions"))
+    command.add_eval(commands.add_parser("eval", help="say how well recorded sessions are predicted"))
 
 
 def _add_speculator(parser: argparse.ArgumentParser) -> None:

@@ -1,10 +1,11 @@
 """What any predictor must beat: the most frequent call, and tool bigrams with arguments copied word for word."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -16,7 +17,11 @@ MAX_CALLS = 100_000
 MAX_VALUES = 2_000
 MAX_LEAVES = 400
 MAX_LEAF_CHARS = 2_000
+MAX_USER_CHARS = 20_000
 START = ""
+
+_IDENTIFIER = re.compile(r"[\w/@#.-]*(?:\d|[_/@])[\w/@#.-]*")
+_STOPS = ".,;:!?()[]{}<>\"'`*"
 
 Value = str
 """A JSON value as its canonical text: 1, 1.0 and true are three values."""
@@ -29,16 +34,6 @@ class Guess(msgspec.Struct, frozen=True):
     tool: str
     arguments: Arguments
     probability: float
-
-
-class Online(Protocol):
-    """A session that is being predicted."""
-
-    def observe(self, message: Mapping[str, Any]) -> None:
-        """The next message of the session, as the OpenAI chat API has it."""
-
-    def candidates(self, k: int, tool: str | None = None) -> list[Guess]:
-        """The `k` likeliest next calls, best first; of this tool where one is named."""
 
 
 class Frequent:
@@ -60,9 +55,16 @@ class Frequent:
         self._total = max(self._calls.total(), 1)
         self._ranked = sorted(self._calls.items(), key=lambda item: (-item[1], item[0]))
 
-    def session(self) -> Online:
+    def session(self) -> "_AlwaysTheSame":
         """A session to predict."""
         return _AlwaysTheSame(self)
+
+    def tools(self) -> list[tuple[str, float]]:
+        """All known tools, best first, with their shares."""
+        counts = Counter[str]()
+        for (name, _), count in self._ranked:
+            counts[name] += count
+        return [(name, count / self._total) for name, count in _ranked(counts)]
 
     def guesses(self, tool: str | None) -> Iterator[Guess]:
         """All known calls, best first."""
@@ -82,12 +84,16 @@ class _AlwaysTheSame:
     def candidates(self, k: int, tool: str | None = None) -> list[Guess]:
         return list(islice(self._learned.guesses(tool), k))
 
+    def tools(self, k: int) -> list[tuple[str, float]]:
+        return self._learned.tools()[:k]
+
 
 class Copying:
     """The tool by the one before it; each of its arguments from where it was copied most often in training.
 
     An argument can come from the same argument of an earlier call, from the latest result (by the same key, or its
-    first text, or its last), or be the commonest value. The sets of arguments are those seen in training.
+    first text, or its last), from what the user said last (its last word with a mark or a digit in it), or be the
+    commonest value. The sets of arguments are those seen in training.
     """
 
     def __init__(self) -> None:
@@ -104,6 +110,8 @@ class Copying:
             for call in turn.tool_calls:
                 self._learn(call.name, call.arguments, seen)
                 seen.call(call.name, call.arguments)
+            if turn.role == "user":
+                seen.user(turn.content)
             for result in turn.tool_results:
                 seen.result(result.content)
 
@@ -114,7 +122,7 @@ class Copying:
             self._common[place] = value
             self._copied[place]["constant"] = count
 
-    def session(self) -> Online:
+    def session(self) -> "_CopyingSession":
         """A session to predict."""
         return _CopyingSession(self)
 
@@ -171,7 +179,9 @@ class _CopyingSession:
     def observe(self, message: Mapping[str, Any]) -> None:
         for call in message.get("tool_calls") or ():
             self._seen.call(call["function"]["name"], json.loads(call["function"]["arguments"]))
-        if message["role"] == "tool":
+        if message["role"] == "user":
+            self._seen.user(message["content"])
+        elif message["role"] == "tool":
             self._seen.result(message["content"])
 
     def candidates(self, k: int, tool: str | None = None) -> list[Guess]:
@@ -183,6 +193,9 @@ class _CopyingSession:
         ]
         return sorted(found, key=lambda guess: -guess.probability)[:k]
 
+    def tools(self, k: int) -> list[tuple[str, float]]:
+        return self._learned.tools(self._seen.last)[:k]
+
 
 class _Seen:
     """What a session has shown so far, as far as this baseline looks."""
@@ -193,12 +206,18 @@ class _Seen:
         self._any: dict[str, Value] = {}
         self._keys: dict[str, Value] = {}
         self._ends: Sources = {}
+        self._named: Value | None = None
 
     def call(self, tool: str, arguments: Arguments) -> None:
         self.last = tool
         for name, value in arguments.items():
             if (text := _text(value)) is not None:
                 self._same[tool, name] = self._any[name] = text
+
+    def user(self, text: str) -> None:
+        words = [word.strip(_STOPS) for word in text[-MAX_USER_CHARS:].split()]
+        named = [word for word in words if _IDENTIFIER.search(word)]
+        self._named = _text(named[-1]) if named else None
 
     def result(self, content: str) -> None:
         leaves = list(islice(_leaves(content), MAX_LEAVES))
@@ -211,6 +230,7 @@ class _Seen:
             "same": self._same.get((tool, name)),
             "any": self._any.get(name),
             "key": self._keys.get(name),
+            "user": self._named,
             **self._ends,
         }
         return {source: value for source, value in found.items() if value is not None}

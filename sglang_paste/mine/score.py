@@ -3,7 +3,7 @@
 import time
 from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -16,8 +16,8 @@ from sglang_paste.mine.records import Call, Session
 
 BINS = 10
 OFFERED = 5
+MOST_TOOLS = 3
 LOOKED_AT = 20
-"""How many candidates the ranking of tools is read from, where the predictor offers no ranking of its own."""
 
 
 class Guess(Protocol):
@@ -39,6 +39,14 @@ class Online(Protocol):
 
     def candidates(self, k: int, tool: str | None = None) -> Sequence[Guess]:
         """The `k` likeliest next calls, best first; with `tool`, given that this is the tool."""
+
+
+@runtime_checkable
+class Ranking(Protocol):
+    """A session that also ranks tools by themselves; of others the candidates' tools are ranked."""
+
+    def tools(self, k: int) -> Sequence[tuple[str, float]]:
+        """The `k` likeliest tools, best first, with their probabilities."""
 
 
 class Reliability(msgspec.Struct):
@@ -156,7 +164,7 @@ class Scorer:
             if number == 0:
                 tally.first.add(guess.probability, key == made)
         ranked = _tools(online)
-        _count(tally.tools, (1, 3), ranked.index(call.name) if call.name in ranked else LOOKED_AT)
+        _count(tally.tools, (1, 3), ranked.index(call.name) if call.name in ranked else MOST_TOOLS)
         given = [self._key(guess) for guess in online.candidates(3, tool=call.name)]
         _count(tally.named, (1, 3), given.index(made) if made in given else OFFERED)
 
@@ -188,7 +196,8 @@ class Scorer:
 
 
 def _tools(online: Online) -> list[str]:
-    """Tools by the sum of their candidates' probabilities, best first."""
+    if isinstance(online, Ranking):
+        return [tool for tool, _ in online.tools(MOST_TOOLS)]
     weights: dict[str, float] = {}
     for guess in online.candidates(LOOKED_AT):
         weights[guess.tool] = weights.get(guess.tool, 0.0) + guess.probability

@@ -7,17 +7,32 @@
       {"role": "tool", "t_start": 2.5, "t_end": 2.9,
        "tool_results": [{"id": "c1", "name": "find", "content": "{}", "duration_s": 0.4, "is_error": false}]}]}
 
-Times are seconds since 1970: of the model in an assistant's turn, of the tools in a tool's turn. `tenant`, ids, times,
-`truncated` and `is_error` may be absent, and fields not named here are passed over.
+Times are seconds since 1970: of the model in an assistant's turn, of the tools in a tool's turn. Everything may be
+absent but `turns`, `role`, the names, `arguments` and a result's `content`; fields not named here are passed over.
+Sessions of one task have one `task_id`; without it, those whose first user turns say the same are of one task.
 """
 
 import msgspec
 
-from sglang_paste.mine.records import Session
+from sglang_paste.mine.read.text import digest, task_or_text
+from sglang_paste.mine.records import Session, Turn
 
-_decoder = msgspec.json.Decoder(Session)
+
+class _Line(msgspec.Struct):
+    turns: tuple[Turn, ...]
+    source: str = "sessions"
+    session_id: str | int | None = None
+    task_id: str | int | None = None
+    tenant: str = ""
+
+
+_decoder = msgspec.json.Decoder(_Line)
 
 
 def read(data: bytes) -> list[Session]:
     """The session of one line. Raises msgspec.MsgspecError, UnicodeDecodeError or RecursionError."""
-    return [_decoder.decode(data)]
+    line = _decoder.decode(data)
+    session_id = digest(data) if line.session_id is None else str(line.session_id)
+    return [
+        Session(line.source, session_id, task_or_text(line.task_id, line.turns, session_id), line.turns, line.tenant)
+    ]

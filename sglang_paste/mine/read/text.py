@@ -1,10 +1,14 @@
 """What the readers share: texts made of parts, ids for what has none, and a task known by its text."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sglang_paste.mine.records import Call, Result, Turn
+
+_MARKS = re.compile(r"[\W_]+")
+_LABEL = re.compile(r"^(?:question|task|query|problem) ")
 
 
 def plain(content: Any) -> str:
@@ -23,8 +27,8 @@ def digest(data: bytes) -> str:
 
 
 def normalised(text: str) -> str:
-    """The text as tasks are compared by: lower case, runs of white space as one."""
-    return " ".join(text.lower().split())
+    """The text as tasks are compared by: its words in lower case, without marks and without a label in front."""
+    return _LABEL.sub("", _MARKS.sub(" ", text.lower()).strip())
 
 
 def task_text(turns: Iterable[Turn]) -> str:

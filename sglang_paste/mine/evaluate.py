@@ -1,0 +1,96 @@
+"""Train on some sessions, test on others, and never let a task be on both sides unsaid."""
+
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Literal, Protocol
+
+from sglang_paste.mine.baseline import Copying, Frequent
+from sglang_paste.mine.records import Session
+from sglang_paste.mine.score import Online, Scorer, Tally
+from sglang_paste.mine.split import Tasks, session_key
+
+MINED = "mined"
+COPYING = "bigram + copy"
+FREQUENT = "most frequent"
+
+Sessions = Iterable[Session]
+Side = Literal["unseen", "recurring"]
+Key = tuple[Side, str, str]
+"""Of which side, which source, which predictor."""
+
+
+class Opener(Protocol):
+    """A trained predictor."""
+
+    def session(self) -> Online:
+        """A session to predict."""
+
+
+Trainer = Callable[[Sessions], Opener]
+
+
+class Evaluation:
+    """Tallies by side, source and predictor, over one or several splits.
+
+    Test sessions of a task that was also trained on (by its id or its text) are the side `recurring`, all others are
+    `unseen`; a session that was itself trained on is in neither, and counted in `leaked`.
+    """
+
+    def __init__(self, train: Trainer, inert: Collection[str] = ()) -> None:
+        self._train = train
+        self.tallies: dict[Key, Tally] = {}
+        self.scorer = Scorer(inert)
+        self.trained = 0
+        self.tested = 0
+        self.leaked = 0
+        self._others = Scorer(inert)
+
+    def run(self, train: Sessions, test: Sessions) -> None:
+        """Train all predictors in one pass over `train`, then test them in one pass over `test`."""
+        copying, frequent, tasks, known = Copying(), Frequent(), Tasks(), set[bytes]()
+
+        def noted() -> Iterator[Session]:
+            for session in train:
+                tasks.add(session)
+                known.add(session_key(session))
+                copying.add(session)
+                frequent.add(session)
+                self.trained += 1
+                yield session
+
+        mined = self._train(noted())
+        copying.finish()
+        frequent.finish()
+        predictors: tuple[tuple[str, Opener, Scorer], ...] = (
+            (MINED, mined, self.scorer),
+            (COPYING, copying, self._others),
+            (FREQUENT, frequent, self._others),
+        )
+        for session in test:
+            if session_key(session) in known:
+                self.leaked += 1
+                continue
+            self.tested += 1
+            side: Side = "recurring" if session in tasks else "unseen"
+            for name, predictor, scorer in predictors:
+                tally = self.tallies.setdefault((side, session.source, name), Tally())
+                scorer.score(session, predictor.session(), tally, session.task_id)
+
+
+def mined(k: int, progress: Callable[[Sessions], Sessions] = lambda sessions: sessions) -> Trainer:
+    """Trains as `sglang-paste mine` does, over a file, so that what is tested is what a server would load."""
+
+    def train(sessions: Sessions) -> Opener:
+        from sglang_paste.mine.learn import Miner
+        from sglang_paste.predict import load, patternfile
+
+        miner = Miner(k=k)
+        for session in progress(sessions):
+            miner.add(session)
+        with tempfile.TemporaryDirectory(prefix="sglang-paste-") as folder:
+            path = Path(folder) / "patterns"
+            patternfile.save(path, miner.finish())
+            return load(path)
+
+    return train
