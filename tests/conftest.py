@@ -2,9 +2,11 @@
 
 import importlib.util
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+from real_server import Server, running_server
 
 SLOW = ("host", "e2e", "chaos")
 
@@ -20,3 +22,10 @@ settings.load_profile("paste")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A mistake shows before a server is started for it."""
     items.sort(key=lambda item: max((SLOW.index(m) + 1 for m in SLOW if item.get_closest_marker(m)), default=0))
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server with the real model for all tests that need one: a start takes a minute."""
+    with running_server(tmp_path_factory.mktemp("server")) as server:
+        yield server

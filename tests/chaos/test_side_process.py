@@ -69,20 +69,13 @@ def stream(server: Server, kill_at_chunk: int | None) -> tuple[list[str], str]:
     return seen, arguments
 
 
-def serving(server: Server) -> bool:
-    try:
-        return httpx.get(f"{server.gateway}/health", timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
 @pytest.mark.parametrize("chunk", [1, 8, 20])
 def test_the_stream_is_the_same_and_the_tools_come_back(server: Server, chunk: int) -> None:
-    wait_for(lambda: serving(server), seconds=60)
+    wait_for(server.is_serving_tools, seconds=60)
     undisturbed, _ = stream(server, None)
     disturbed, arguments = stream(server, chunk)
     assert disturbed == undisturbed
-    wait_for(lambda: serving(server), seconds=60)
+    wait_for(server.is_serving_tools, seconds=60)
     with server.tools() as tools:
         answer = tools.post("/v1/tools/count_words", json={"arguments": json.loads(arguments)})
     assert answer.status_code == 200
@@ -93,12 +86,12 @@ def test_no_call_runs_twice(server: Server) -> None:
     """A write whose answer was lost by a crash: the retry gets the old result or an error, never a second line."""
     lines = server.workspace / "lines.txt"
     for number in range(5):
-        wait_for(lambda: serving(server), seconds=60)
+        wait_for(server.is_serving_tools, seconds=60)
         victim = side_process(server)
         assert victim is not None
         call_id = f"crash-{number}-{time.monotonic_ns()}"
         _append(server, call_id, kill=victim.pid if number % 2 else None)
-        wait_for(lambda: serving(server), seconds=60)
+        wait_for(server.is_serving_tools, seconds=60)
         _append(server, call_id, kill=None)
         assert lines.read_text().splitlines().count(call_id) <= 1
 

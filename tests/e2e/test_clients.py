@@ -12,7 +12,7 @@ import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import TextContent
-from real_server import TOKEN, Server
+from real_server import TOKEN, Server, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 HITS = {"reused", "joined", "promoted"}
@@ -37,6 +37,7 @@ NAMED: Any = {"type": "function", "function": {"name": "count_words"}}
 
 @pytest.fixture
 def client(server: Server) -> Iterator[openai.OpenAI]:
+    wait_for(server.is_serving_tools, seconds=60)
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key=TOKEN, timeout=120, max_retries=0) as client:
         yield client
 
@@ -138,3 +139,26 @@ async def _call_over_mcp(server: Server, arguments: dict[str, Any]) -> tuple[str
     (block,) = result.content
     assert isinstance(block, TextContent)
     return block.text, (result.meta or {})["outcome"]
+
+
+def test_who_hangs_up_in_a_call_ends_the_turn(server: Server, client: openai.OpenAI) -> None:
+    before = len(ends(server))
+    with client.chat.completions.create(
+        **BOUNDED,
+        messages=[{"role": "user", "content": "Count, and I hang up."}],
+        tools=[CHAT_TOOL],
+        tool_choice="required",
+        stream=True,
+    ) as chunks:
+        for chunk in chunks:
+            if any(delta.function and delta.function.arguments for delta in chunk.choices[0].delta.tool_calls or []):
+                break
+    wait_for(lambda: len(ends(server)) > before, seconds=60)
+    assert ends(server)[-1] == "abort"
+
+
+def ends(server: Server) -> list[str]:
+    """How the turns that are over ended."""
+    with server.tools() as tools:
+        spans = tools.get("/v1/spans").raise_for_status().json()["spans"]
+    return [span["outcome"] for span in spans if span["lane"] == "model" and span["end"] is not None]

@@ -34,6 +34,13 @@ class Server(msgspec.Struct, frozen=True):
     def gateway(self) -> str:
         return f"http://127.0.0.1:{self.gateway_port}"
 
+    def is_serving_tools(self) -> bool:
+        """Whether the gateway answers."""
+        try:
+            return httpx.get(f"{self.gateway}/health", timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False
+
     def tools(self) -> httpx.Client:
         """A client of the gateway."""
         return httpx.Client(base_url=self.gateway, headers={"authorization": f"Bearer {TOKEN}"}, timeout=60)
