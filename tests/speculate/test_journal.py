@@ -244,9 +244,9 @@ def test_a_foreign_or_newer_file_is_refused(path: Path) -> None:
     newer = path.with_name("newer.sqlite")
     Journal(newer).close()
     database = sqlite3.connect(newer)
-    database.execute("PRAGMA user_version = 2")
+    database.execute("PRAGMA user_version = 3")
     database.close()
-    with pytest.raises(ConfigError, match="has version 2, newer than 1"):
+    with pytest.raises(ConfigError, match="has version 3, newer than 2"):
         Journal(newer)
 
 

@@ -48,15 +48,23 @@ def _documents(file: IO[bytes], limit: int) -> Iterator[Document | None]:
     """One for each line; None for a blank one."""
     head = file.readline(limit + 1)
     if head.strip() in (b"{", b"["):
-        rest = file.read(limit + 1 - len(head))
-        if len(head) + len(rest) <= limit:
-            yield Document(1, head + rest)
+        whole = head + file.read(limit + 1 - len(head))
+        if len(whole) <= limit and _is_document(whole):
+            yield Document(1, whole)
             return
         file.seek(0)
         head = file.readline(limit + 1)
     while head:
         yield _line(file, head, limit)
         head = file.readline(limit + 1)
+
+
+def _is_document(data: bytes) -> bool:
+    try:
+        msgspec.json.decode(data, type=msgspec.Raw)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
 
 
 def _line(file: IO[bytes], head: bytes, limit: int) -> Document | None:
