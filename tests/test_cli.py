@@ -20,7 +20,7 @@ from sglang_paste.config import Settings
 from sglang_paste.errors import ConfigError, HookError
 from sglang_paste.patches import check, serve
 
-COMMANDS = ("serve", "check", "speculator", "tools", "timeline")
+COMMANDS = ("serve", "check", "speculator", "tools", "mine", "eval", "timeline")
 
 
 def settings(folder: Path) -> Settings:

@@ -118,9 +118,9 @@ class Copying:
     def finish(self) -> None:
         """Fix each argument's commonest value. Constants compete with copies by how often they were right."""
         for place, values in self._values.items():
-            value, count = min(values.items(), key=lambda item: (-item[1], item[0]))
-            self._common[place] = value
-            self._copied[place]["constant"] = count
+            for value, count in _ranked(values)[:1]:
+                self._common[place] = value
+                self._copied[place]["constant"] = count
 
     def session(self) -> "_CopyingSession":
         """A session to predict."""
