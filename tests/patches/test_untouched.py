@@ -1,5 +1,6 @@
 """With the flag off, SGLang is what it was: the objects, and the answers."""
 
+import json
 import re
 import subprocess
 import sys
@@ -72,8 +73,9 @@ REQUESTS: list[tuple[str, dict[str, Any]]] = [
     ("/v1/tools/look", {}),
 ]
 
+VOLATILE_ID = re.compile(rb'"id":\s*"[^"]*"')
 VOLATILE = [
-    rb'"id":\s*"[^"]*"',
+    VOLATILE_ID.pattern,
     rb'"created(?:_at)?":\s*[\d.]+',
     rb'"(?:e2e_latency|queue_time|[a-z_]*(?:_ts|_time|_latency))":\s*[\d.eE+-]+',
     rb'"response_sent_to_client_ts":\s*[\d.]+',
@@ -87,13 +89,31 @@ def answers(url: str) -> list[tuple[int, list[tuple[str, str]], bytes]]:
 
 
 def _plain(response: httpx.Response) -> tuple[int, list[tuple[str, str]], bytes]:
-    body = response.content
+    body = _joined(response.content) if "event-stream" in response.headers["content-type"] else response.content
     for pattern in VOLATILE:
         body = re.sub(pattern, b'"*"', body)
     headers = [
         (name, value) for name, value in response.headers.multi_items() if name not in ("date", "content-length")
     ]
     return response.status_code, headers, body
+
+
+def _joined(stream: bytes) -> bytes:
+    """The stream with its text in one piece: how many tokens go into a chunk is a matter of time, the rest is not."""
+    text: list[str] = []
+    arguments: list[str] = []
+    frames: list[bytes] = []
+    for line in stream.splitlines():
+        if line.startswith(b"data: {"):
+            chunk = json.loads(line[6:])
+            for choice in chunk["choices"]:
+                text.append(choice["delta"].pop("content", None) or "")
+                calls = choice["delta"].get("tool_calls") or []
+                arguments += [call["function"].pop("arguments", None) or "" for call in calls]
+            line = b"data: " + json.dumps(chunk, separators=(",", ":")).encode()
+        if line and (not frames or VOLATILE_ID.sub(b"", line) != VOLATILE_ID.sub(b"", frames[-1])):
+            frames.append(line)
+    return b"\n".join([*frames, "".join(text).encode(), "".join(arguments).encode()])
 
 
 @pytest.mark.e2e
