@@ -32,6 +32,7 @@ FLAGS = (
 _MAX_YAML_BYTES = 1024 * 1024
 # What an address of a Unix socket can hold, less the name of the socket.
 _MAX_RUN_DIR_BYTES = 90
+_RUN_DIR = "sglang-paste-"
 
 
 def mentioned(argv: Sequence[str]) -> bool:
@@ -200,13 +201,20 @@ def make_state_dir(path: str) -> str:
 
 
 def make_run_dir() -> str:
-    """A new directory of mode 0700 that is removed when this process ends. Raises ConfigError."""
+    """A new directory of mode 0700 that is removed when this process ends, with those that killed ones have left.
+
+    Raises ConfigError.
+    """
     base = tempfile.gettempdir()
-    if len(base.encode()) > _MAX_RUN_DIR_BYTES - 24:
+    if len(base.encode()) > _MAX_RUN_DIR_BYTES - 30:
         raise ConfigError(
             f"the temporary directory {base} is too long a name for a socket; set TMPDIR to a shorter one"
         )
-    path = tempfile.mkdtemp(prefix="sglang-paste-", dir=base)
+    for left in Path(base).glob(f"{_RUN_DIR}*-*"):
+        owner = left.name.removeprefix(_RUN_DIR).partition("-")[0]
+        if owner.isdecimal() and not Path("/proc", owner).exists() and left.lstat().st_uid == os.getuid():
+            shutil.rmtree(left, ignore_errors=True)
+    path = tempfile.mkdtemp(prefix=f"{_RUN_DIR}{os.getpid()}-", dir=base)
     atexit.register(shutil.rmtree, path, ignore_errors=True)
     return path
 

@@ -4,6 +4,9 @@ import argparse
 import os
 import socket
 import stat
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -166,6 +169,19 @@ def test_a_temporary_directory_with_a_long_name_is_refused(tmp_path: Path, monke
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / ("x" * 90)))
     with pytest.raises(ConfigError, match="too long a name for a socket"):
         flags.make_run_dir()
+
+
+def test_what_a_killed_server_left_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    # The directory that pytest gives has too long a name.
+    with tempfile.TemporaryDirectory() as base:
+        monkeypatch.setattr("tempfile.gettempdir", lambda: base)
+        left, kept = (Path(base, f"sglang-paste-{pid}-x") for pid in (int(gone.stdout), os.getpid()))
+        for folder in (left, kept):
+            folder.mkdir()
+            (folder / "bus.sock").touch()
+        assert Path(flags.make_run_dir()).stat().st_mode & 0o777 == 0o700
+        assert (left.exists(), kept.exists()) == (False, True)
 
 
 def test_inert_arguments_go_by_the_name_a_tool_is_offered_under() -> None:
