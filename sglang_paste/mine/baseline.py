@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -14,6 +14,7 @@ from sglang_paste.errors import BadArguments
 from sglang_paste.mine.records import Session
 
 MAX_CALLS = 100_000
+OFFERED = 20
 MAX_VALUES = 2_000
 MAX_LEAVES = 400
 MAX_LEAF_CHARS = 2_000
@@ -41,6 +42,7 @@ class Frequent:
 
     def __init__(self) -> None:
         self._calls: Counter[tuple[str, Value]] = Counter()
+        self._best: dict[tuple[str | None, tuple[str, ...]], list[Guess]] = {}
 
     def add(self, session: Session) -> None:
         """Count a session's calls."""
@@ -55,37 +57,41 @@ class Frequent:
         self._total = max(self._calls.total(), 1)
         self._ranked = sorted(self._calls.items(), key=lambda item: (-item[1], item[0]))
 
-    def session(self) -> "_AlwaysTheSame":
-        """A session to predict."""
-        return _AlwaysTheSame(self)
+    def session(self, *, inert: Sequence[str] = ()) -> "_AlwaysTheSame":
+        """A session to predict. `inert` arguments (NAME or TOOL.NAME) are left out of the candidates."""
+        return _AlwaysTheSame(self, inert)
 
-    def tools(self) -> list[tuple[str, float]]:
-        """All known tools, best first, with their shares."""
+    def tools(self) -> dict[str, float]:
+        """All known tools with their shares."""
         counts = Counter[str]()
         for (name, _), count in self._ranked:
             counts[name] += count
-        return [(name, count / self._total) for name, count in _ranked(counts)]
+        return {name: count / self._total for name, count in counts.items()}
 
-    def guesses(self, tool: str | None) -> Iterator[Guess]:
-        """All known calls, best first."""
-        total = self._total if tool is None else sum(n for (name, _), n in self._ranked if name == tool)
-        for (name, text), count in self._ranked:
-            if tool in (None, name):
-                yield Guess(name, json.loads(text), count / total)
+    def best(self, tool: str | None, inert: Sequence[str]) -> list[Guess]:
+        """The `OFFERED` most frequent calls, of this tool where one is named."""
+        asked = tool, tuple(inert)
+        if asked not in self._best:
+            counted = [(name, text, count) for (name, text), count in self._ranked if tool in (None, name)]
+            total = max(sum(count for _, _, count in counted), 1)
+            guesses = (Guess(name, json.loads(text), count / total) for name, text, count in counted)
+            self._best[asked] = _merged(guesses, inert)[:OFFERED]
+        return self._best[asked]
 
 
 class _AlwaysTheSame:
-    def __init__(self, learned: Frequent) -> None:
+    def __init__(self, learned: Frequent, inert: Sequence[str]) -> None:
         self._learned = learned
+        self._inert = inert
 
     def observe(self, message: Mapping[str, Any]) -> None:
         pass
 
     def candidates(self, k: int, tool: str | None = None) -> list[Guess]:
-        return list(islice(self._learned.guesses(tool), k))
+        return self._learned.best(tool, self._inert)[:k]
 
-    def tools(self, k: int) -> list[tuple[str, float]]:
-        return self._learned.tools()[:k]
+    def tools(self) -> dict[str, float]:
+        return self._learned.tools()
 
 
 class Copying:
@@ -122,15 +128,15 @@ class Copying:
                 self._common[place] = value
                 self._copied[place]["constant"] = count
 
-    def session(self) -> "_CopyingSession":
-        """A session to predict."""
-        return _CopyingSession(self)
+    def session(self, *, inert: Sequence[str] = ()) -> "_CopyingSession":
+        """A session to predict. `inert` arguments (NAME or TOOL.NAME) are left out of the candidates."""
+        return _CopyingSession(self, inert)
 
-    def tools(self, last: str) -> list[tuple[str, float]]:
-        """The tools that followed `last`, best first, with their shares."""
+    def tools(self, last: str) -> dict[str, float]:
+        """The tools that followed `last`, with their shares."""
         follows = self._follows.get(last) or self._follows.get(START, Counter())
         total = max(follows.total(), 1)
-        return [(name, count / total) for name, count in _ranked(follows)]
+        return {name: count / total for name, count in follows.items()}
 
     def calls(self, tool: str, seen: "_Seen") -> Iterator[Guess]:
         """Calls of the tool, the best copy first; then the one argument that is least sure from its next source."""
@@ -172,8 +178,9 @@ class Copying:
 
 
 class _CopyingSession:
-    def __init__(self, learned: Copying) -> None:
+    def __init__(self, learned: Copying, inert: Sequence[str]) -> None:
         self._learned = learned
+        self._inert = inert
         self._seen = _Seen()
 
     def observe(self, message: Mapping[str, Any]) -> None:
@@ -185,16 +192,16 @@ class _CopyingSession:
             self._seen.result(message["content"])
 
     def candidates(self, k: int, tool: str | None = None) -> list[Guess]:
-        tools = [(tool, 1.0)] if tool is not None else self._learned.tools(self._seen.last)
+        tools = self.tools() if tool is None else {tool: 1.0}
         found = [
             Guess(guess.tool, guess.arguments, share * guess.probability)
-            for name, share in tools
+            for name, share in tools.items()
             for guess in islice(self._learned.calls(name, self._seen), k)
         ]
-        return sorted(found, key=lambda guess: -guess.probability)[:k]
+        return _merged(found, self._inert)[:k]
 
-    def tools(self, k: int) -> list[tuple[str, float]]:
-        return self._learned.tools(self._seen.last)[:k]
+    def tools(self) -> dict[str, float]:
+        return self._learned.tools(self._seen.last)
 
 
 class _Seen:
@@ -269,6 +276,17 @@ def _text(value: Any) -> Value | None:
 
 def _ranked(counts: Counter[Any]) -> list[tuple[Any, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _merged(guesses: Iterable[Guess], inert: Sequence[str]) -> list[Guess]:
+    """Best first; those that differ in inert arguments alone are one."""
+    found: dict[tuple[str, Value], float] = {}
+    for guess in guesses:
+        vital = {k: v for k, v in guess.arguments.items() if k not in inert and f"{guess.tool}.{k}" not in inert}
+        key = guess.tool, canonical(vital)
+        found[key] = found.get(key, 0.0) + guess.probability
+    ranked = sorted(found.items(), key=lambda item: -item[1])
+    return [Guess(tool, json.loads(text), share) for (tool, text), share in ranked]
 
 
 def _guess(tool: str, chosen: Mapping[str, tuple[Value, float]]) -> Guess:

@@ -1,14 +1,14 @@
 """Train on some sessions, test on others, and never let a task be on both sides unsaid."""
 
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
 from sglang_paste.mine.baseline import Copying, Frequent
 from sglang_paste.mine.records import Session
 from sglang_paste.mine.score import Online, Scorer, Tally
-from sglang_paste.mine.split import Tasks, session_key
+from sglang_paste.mine.split import Tasks, recording_key
 
 MINED = "mined"
 COPYING = "bigram + copy"
@@ -23,8 +23,8 @@ Key = tuple[Side, str, str]
 class Opener(Protocol):
     """A trained predictor."""
 
-    def session(self) -> Online:
-        """A session to predict."""
+    def session(self, *, inert: Sequence[str] = ()) -> Online:
+        """A session to predict. `inert` arguments (NAME or TOOL.NAME) need not be predicted."""
 
 
 Trainer = Callable[[Sessions], Opener]
@@ -37,8 +37,9 @@ class Evaluation:
     `unseen`; a session that was itself trained on is in neither, and counted in `leaked`.
     """
 
-    def __init__(self, train: Trainer, inert: Collection[str] = ()) -> None:
+    def __init__(self, train: Trainer, inert: Sequence[str] = ()) -> None:
         self._train = train
+        self._inert = inert
         self.tallies: dict[Key, Tally] = {}
         self.scorer = Scorer(inert)
         self.trained = 0
@@ -53,7 +54,7 @@ class Evaluation:
         def noted() -> Iterator[Session]:
             for session in train:
                 tasks.add(session)
-                known.add(session_key(session))
+                known.add(recording_key(session))
                 copying.add(session)
                 frequent.add(session)
                 self.trained += 1
@@ -68,14 +69,14 @@ class Evaluation:
             (FREQUENT, frequent, self._others),
         )
         for session in test:
-            if session_key(session) in known:
+            if recording_key(session) in known:
                 self.leaked += 1
                 continue
             self.tested += 1
             side: Side = "recurring" if session in tasks else "unseen"
             for name, predictor, scorer in predictors:
                 tally = self.tallies.setdefault((side, session.source, name), Tally())
-                scorer.score(session, predictor.session(), tally, session.task_id)
+                scorer.score(session, predictor.session(inert=self._inert), tally, session.task_id)
 
 
 def mined(k: int, progress: Callable[[Sessions], Sessions] = lambda sessions: sessions) -> Trainer:

@@ -3,7 +3,7 @@
 import time
 from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import msgspec
 
@@ -17,7 +17,6 @@ from sglang_paste.mine.records import Call, Session
 BINS = 10
 OFFERED = 5
 MOST_TOOLS = 3
-LOOKED_AT = 20
 
 
 class Guess(Protocol):
@@ -40,13 +39,8 @@ class Online(Protocol):
     def candidates(self, k: int, tool: str | None = None) -> Sequence[Guess]:
         """The `k` likeliest next calls, best first; with `tool`, given that this is the tool."""
 
-
-@runtime_checkable
-class Ranking(Protocol):
-    """A session that also ranks tools by themselves; of others the candidates' tools are ranked."""
-
-    def tools(self, k: int) -> Sequence[tuple[str, float]]:
-        """The `k` likeliest tools, best first, with their probabilities."""
+    def tools(self) -> Mapping[str, float]:
+        """The probability of each tool."""
 
 
 class Reliability(msgspec.Struct):
@@ -163,7 +157,8 @@ class Scorer:
             tally.offered.add(guess.probability, key == made)
             if number == 0:
                 tally.first.add(guess.probability, key == made)
-        ranked = _tools(online)
+        shares = online.tools()
+        ranked = sorted(shares, key=lambda tool: (-shares[tool], tool))[:MOST_TOOLS]
         _count(tally.tools, (1, 3), ranked.index(call.name) if call.name in ranked else MOST_TOOLS)
         given = [self._key(guess) for guess in online.candidates(3, tool=call.name)]
         _count(tally.named, (1, 3), given.index(made) if made in given else OFFERED)
@@ -193,15 +188,6 @@ class Scorer:
 
     def _of(self, tool: str) -> list[str]:
         return [name.removeprefix(f"{tool}.") for name in self._inert]
-
-
-def _tools(online: Online) -> list[str]:
-    if isinstance(online, Ranking):
-        return [tool for tool, _ in online.tools(MOST_TOOLS)]
-    weights: dict[str, float] = {}
-    for guess in online.candidates(LOOKED_AT):
-        weights[guess.tool] = weights.get(guess.tool, 0.0) + guess.probability
-    return sorted(weights, key=lambda tool: -weights[tool])
 
 
 def _count(hits: list[int], limits: Sequence[int], place: int) -> None:

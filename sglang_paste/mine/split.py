@@ -30,6 +30,11 @@ def session_key(session: Session) -> bytes:
     return _digest(f"session/{session.source}/{session.tenant}/{session.session_id}")
 
 
+def recording_key(session: Session) -> bytes:
+    """One recording of a session: its ids and all it holds. Sessions may have the same id in two collections."""
+    return _digest(repr(session))
+
+
 class Tasks:
     """Task ids and texts joined into tasks: sessions that share either are of one task, and so on in a chain."""
 

@@ -24,7 +24,7 @@ def test_the_most_frequent_call_is_offered_whatever_happens() -> None:
     assert [(guess.tool, guess.arguments) for guess in session.candidates(5)] == [("f", {"x": "a"}), ("f", {"x": "b"})]
     assert session.candidates(1, tool="f")[0].probability == 2 / 3
     assert session.candidates(1, tool="g") == []
-    assert session.tools(3) == [("f", 1.0)]
+    assert session.tools() == {"f": 1.0}
 
 
 def test_bigrams_and_copies_follow_a_chain_of_lookups() -> None:
@@ -58,13 +58,13 @@ def test_copies_come_from_where_they_were_right() -> None:
     best, *others = session.candidates(5)
     assert (best.tool, best.arguments) == ("open", {"mode": 1, "path": "/b/new"})
     assert {"mode": 1, "path": "/a/new"} in [guess.arguments for guess in others]
-    assert session.tools(1) == [("open", 1.0)]
+    assert session.tools() == {"open": 1.0}
 
 
 def test_without_training_nothing_is_offered() -> None:
     for kind in (Copying, Frequent):
         session = learned(kind).session()
-        assert (session.candidates(3), session.candidates(3, tool="f"), session.tools(3)) == ([], [], [])
+        assert (session.candidates(3), session.candidates(3, tool="f"), session.tools()) == ([], [], {})
 
 
 def test_values_that_json_cannot_say_are_passed_over() -> None:

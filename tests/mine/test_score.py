@@ -31,6 +31,9 @@ class Scripted:
         self.asked.append((len(self.seen), k, tool))
         return [guess for guess in self._now if tool in (None, guess.tool)][:k]
 
+    def tools(self) -> dict[str, float]:
+        return {guess.tool: guess.probability for guess in reversed(self._now)}
+
 
 def guess(tool: str, probability: float = 0.5, **arguments: Any) -> Guess:
     return Guess(tool, arguments, probability)
