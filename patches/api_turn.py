@@ -4,13 +4,14 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any, ParamSpec
 
 import msgspec
 
 from sglang_paste.boundary import Sink
 from sglang_paste.calls import DEFAULT_TENANT, SessionId, TenantId
-from sglang_paste.events import MAX_RESULT_CHARS, CallIssued, EngineEvent, ToolReturned
+from sglang_paste.events import MAX_MESSAGE_CHARS, MAX_RESULT_CHARS, CallIssued, EngineEvent, MessageAdded, ToolReturned
 from sglang_paste.session import Message, MessageCall, Note, Sessions
 from sglang_paste.session.message import flatten
 from sglang_paste.session.note import KEY, write
@@ -48,22 +49,22 @@ class ApiTurn:
         self._issued: dict[str, int] = {}
         self._said: dict[str, list[str]] = {}
 
-    def returned(self) -> None:
-        """Say which results this request brought that were not known yet: those after the last answer."""
-        calls: dict[str, MessageCall] = {}
-        fresh: list[Message] = []
-        for message in reversed(self._messages):
-            if message.role == "assistant":
-                calls = {call.call_id: call for call in message.calls}
-                break
-            if message.answers and message.role == "tool":
-                fresh.append(message)
-        events = [self._result(calls[message.answers], message) for message in fresh[::-1] if message.answers in calls]
-        new: list[EngineEvent] = [
-            event for event in events if SESSIONS.returned(self.tenant, self.session, event.call_id)
-        ]
-        if new:
-            self._sink.send(new)
+    def arrived(self) -> None:
+        """Say what this request brought that was not known yet."""
+        answers = (message for message in reversed(self._messages) if message.role == "assistant")
+        calls = {call.call_id: call for message in islice(answers, 1) for call in message.calls}
+        events: list[EngineEvent] = []
+        for message in SESSIONS.fresh(self.tenant, self.session, self._messages):
+            calls |= {call.call_id: call for call in message.calls}
+            role = "system" if message.role == "developer" else message.role
+            if role == "tool" and message.answers in calls:
+                if SESSIONS.returned(self.tenant, self.session, message.answers):
+                    events.append(self._result(calls[message.answers], message))
+            elif role in ("system", "user", "assistant") and message.content:
+                content = message.content[:MAX_MESSAGE_CHARS]
+                events.append(MessageAdded(**self._head(""), position=0, role=role, content=content))  # type: ignore[arg-type]
+        if events:
+            self._sink.send(events)
 
     def issue(self, request: str, position: int, calls: Iterable[tuple[str, str]]) -> None:
         """The API gave (tool, id) to the next calls of `request`."""
@@ -126,7 +127,7 @@ def begin(
     )
     sampling["custom_params"] = {**(sampling.get("custom_params") or {}), KEY: write(note)}
     object.__setattr__(request, _ATTRIBUTE, turn)
-    turn.returned()
+    turn.arrived()
     return turn
 
 

@@ -82,6 +82,13 @@ class TurnEnded(Event, frozen=True, kw_only=True):
     calls: int
 
 
+class MessageAdded(Event, frozen=True, kw_only=True):
+    """The session came back with a message that is no tool's result (`content` is cut at `MAX_MESSAGE_CHARS`)."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
 class ToolReturned(Event, frozen=True, kw_only=True):
     """The session came back with a tool's result (`content` is cut at `MAX_RESULT_CHARS`)."""
 
@@ -104,11 +111,13 @@ EngineEvent = (
     | CallAborted
     | CallIssued
     | TurnEnded
+    | MessageAdded
     | ToolReturned
     | SessionEnded
 )
 
 MAX_RESULT_CHARS = 65_536
+MAX_MESSAGE_CHARS = 16_384
 
 
 class Ping(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknown_fields=True):

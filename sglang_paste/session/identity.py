@@ -29,6 +29,8 @@ class Sessions:
         self._calls = _Owners(capacity)
         self._answers = _Owners(capacity)
         self._returned = _Owners(capacity)
+        self._told: OrderedDict[tuple[TenantId, SessionId], tuple[int, bytes]] = OrderedDict()
+        self._capacity = capacity
         self._lock = threading.Lock()
 
     def resolve(self, tenant: TenantId, messages: Sequence[Message], named: str | None = None) -> SessionId:
@@ -53,6 +55,24 @@ class Sessions:
         """Note that a call's result came back; false where that is known already."""
         with self._lock:
             return self._returned.add((tenant, session, call_id), session)
+
+    def fresh(self, tenant: TenantId, session: SessionId, messages: Sequence[Message]) -> list[Message]:
+        """The messages the session did not have at its last request. Where its past was rewritten, or is not known:
+        how it began, and its last answer with what came since."""
+        if not messages:
+            return []
+        key = (tenant, session)
+        with self._lock:
+            count, mark = self._told.pop(key, (0, b""))
+            self._told[key] = len(messages), digest(b"", messages[-1])
+            if len(self._told) > self._capacity:
+                self._told.popitem(last=False)
+        if 0 < count <= len(messages) and digest(b"", messages[count - 1]) == mark:
+            return list(messages[count:])
+        answers = [place for place, message in enumerate(messages) if message.role == "assistant"]
+        start = answers[-1] if answers else 0
+        beginning = next((place + 1 for place, message in enumerate(messages) if message.role == "user"), start)
+        return [*messages[: min(beginning, start)], *messages[start:]]
 
     def _by_call(self, tenant: TenantId, messages: Sequence[Message]) -> SessionId | None:
         for message in reversed(messages):

@@ -12,7 +12,7 @@ import pytest
 from boundary_host import Kept
 
 from bench.tool_formats import TOOLS
-from sglang_paste.events import CallIssued, ToolReturned
+from sglang_paste.events import CallIssued, MessageAdded, ToolReturned
 from sglang_paste.session import Sessions
 from sglang_paste.session.note import KEY, OwnText, read
 
@@ -144,6 +144,33 @@ def test_a_conversation_with_calls(kept: Kept) -> None:
     convert(chat(history))
     convert(chat([*history, assistant("call_3"), result("call_3", "new")]))
     assert [event.call_id for event in kept.of(ToolReturned)][2:] == ["call_3"]
+
+
+def test_each_message_is_told_once(kept: Kept) -> None:
+    system, more = {"role": "system", "content": "Be kind."}, {"role": "user", "content": "And b?"}
+    history: list[dict[str, Any]] = [system, USER]
+    session = convert(chat(history)).session
+    said = {**assistant("call_1"), "content": "I look."}
+    for added in ([said, result("call_1")], [], [{"role": "assistant", "content": "Done."}, more]):
+        history += added
+        convert(chat(history, session_id=session))
+    # The past is rewritten: how it began, and its last answer with what came since.
+    convert(chat([system, {"role": "user", "content": "Sum: a, b"}, *history[-2:]], session_id=session))
+    told = [(event.role, event.content) for event in kept.of(MessageAdded)]
+    last = [("assistant", "Done."), ("user", "And b?")]
+    assert told == [
+        *(("system", "Be kind."), ("user", "Read a."), ("assistant", "I look.")),
+        *last,
+        *(("system", "Be kind."), ("user", "Sum: a, b")),
+        *last,
+    ]
+
+
+def test_results_may_come_one_by_one(kept: Kept) -> None:
+    history = [USER, assistant("call_1", "call_2"), result("call_1")]
+    session = convert(chat(history)).session
+    convert(chat([*history, result("call_2")], session_id=session))
+    assert [event.call_id for event in kept.of(ToolReturned)] == ["call_1", "call_2"]
 
 
 def test_a_huge_result_is_cut(kept: Kept) -> None:
