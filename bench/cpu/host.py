@@ -77,17 +77,25 @@ def load_runner(model: Path, *, tokens: int, **arguments: Any) -> Any:
 def paste_backend(runner: Any) -> Any:
     from sglang_paste.patches.cpu.attention_backend import PasteCpuBackend
 
-    return PasteCpuBackend(runner)
+    backend = PasteCpuBackend(runner)
+    if backend.exact:
+        backend.exact.disarm()
+    return backend
 
 
 @contextmanager
 def using(runner: Any, backend: Any) -> Iterator[None]:
-    """Run with `backend`; the one before is put back."""
+    """Run with `backend` and the kernels that belong to it; what was there before is put back."""
     before = runner.attn_backend, runner.decode_attn_backend
     runner.attn_backend = runner.decode_attn_backend = backend
+    exact = getattr(backend, "exact", None)
+    if exact:
+        exact.arm()
     try:
         yield
     finally:
+        if exact:
+            exact.disarm()
         runner.attn_backend, runner.decode_attn_backend = before
 
 

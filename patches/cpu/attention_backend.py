@@ -11,7 +11,7 @@ from sglang.srt.mem_cache.swa_memory_pool import SWAKVPool
 from sglang_paste.errors import ConfigError
 from sglang_paste.patches.cpu.attention_batch import Request, encoder_requests, read, requests_of, windowed
 from sglang_paste.patches.cpu.attention_math import attend, tree_mask
-from sglang_paste.patches.cpu.fast_decode import arm
+from sglang_paste.patches.cpu.exact import arm
 
 
 class PasteCpuBackend(AttentionBackend):  # type: ignore[misc]
@@ -29,7 +29,7 @@ class PasteCpuBackend(AttentionBackend):  # type: ignore[misc]
         self.encoder_requests: list[Request] = []
         self.windowed_requests: dict[int, list[Request]] = {}
         self.masks: dict[tuple[int, int | None], torch.Tensor] = {}
-        arm(model_runner, self)
+        self.exact = arm(model_runner)
 
     def support_triton(self) -> bool:
         return False
@@ -66,20 +66,38 @@ class PasteCpuBackend(AttentionBackend):  # type: ignore[misc]
         keys, values = pool.get_key_buffer(layer.layer_id), pool.get_value_buffer(layer.layer_id)
         causal = not layer.is_cross_attention and layer.attn_type != AttentionType.ENCODER_ONLY
         window = layer.sliding_window_size if causal and layer.sliding_window_size > -1 else None
+        out = self._attend(self._requests(layer, window), query, keys, values, layer.scaling, causal, window)
+        return out.reshape(-1, layer.tp_q_head_num * layer.v_head_dim)
+
+    def attend_causal(
+        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        """`query` [tokens, heads, dim] over the pool's buffers, for a layer that is neither windowed nor crossed."""
+        return self._attend(self.requests, query, keys, values, scale, True, None)
+
+    def _attend(
+        self,
+        requests: list[Request],
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scale: float,
+        causal: bool,
+        window: int | None,
+    ) -> torch.Tensor:
         parts = [
             attend(
                 query[request.rows],
-                read(keys, request.slots, q.dtype),
-                read(values, request.slots, q.dtype),
-                layer.scaling,
+                read(keys, request.slots, query.dtype),
+                read(values, request.slots, query.dtype),
+                scale,
                 causal=causal,
                 window=window,
-                mask=self._mask(index, request, window, q.dtype),
+                mask=self._mask(index, request, window, query.dtype),
             )
-            for index, request in enumerate(self._requests(layer, window))
+            for index, request in enumerate(requests)
         ]
-        out = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return out.reshape(-1, layer.tp_q_head_num * layer.v_head_dim)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     forward_decode = forward_extend
 

@@ -1,0 +1,102 @@
+"""A loaded model's linear layers, norms, gates and rotations through compiled kernels, with the bits of torch's own.
+
+Nothing is believed: each kind and shape of module is compared with what it replaces, on this machine, before it is
+replaced. Objects of the model are armed, no class is touched; a call that a kernel was not written for goes to the
+original.
+"""
+
+import logging
+import os
+import time
+from collections import Counter
+from typing import Any
+
+import torch
+from sglang.srt.utils import cpu_has_amx_support
+from torch.nn.functional import silu
+
+from sglang_paste.errors import ConfigError
+from sglang_paste.patches.cpu import llama
+from sglang_paste.patches.cpu.compiled import load_library
+from sglang_paste.patches.cpu.exact_modules import Part, parts_of
+from sglang_paste.patches.cpu.kernels import Kernels, every_value
+
+logger = logging.getLogger(__name__)
+
+CHOICE = "SGLANG_PASTE_CPU_KERNELS"
+_OWNER = "_sglang_paste_exact"
+
+
+class Exact:
+    """The replaced parts of one model. `arm` and `disarm` can be called again."""
+
+    def __init__(self, parts: list[Part]) -> None:
+        self._parts = parts
+        self._before: list[tuple[Part, bool, Any]] = []
+
+    @property
+    def armed(self) -> bool:
+        return bool(self._before)
+
+    def arm(self) -> None:
+        if self.armed:
+            return
+        for part in self._parts:
+            self._before.append((part, part.name in vars(part.owner), getattr(part.owner, part.name)))
+            setattr(part.owner, part.name, part.replacement)
+
+    def disarm(self) -> None:
+        for part, own, before in self._before:
+            if own:
+                setattr(part.owner, part.name, before)
+            else:
+                delattr(part.owner, part.name)
+        self._before = []
+
+
+def arm(model_runner: Any) -> Exact | None:
+    """Arm this runner's model, once; None, with the reason in the log, when all of it stays with torch."""
+    model = model_runner.model
+    known: Exact | None = vars(model).get(_OWNER)
+    if known is not None:
+        known.arm()
+        return known
+    reason = why_not(model_runner)
+    library = None if reason else load_library()
+    if library is None:
+        if reason:
+            logger.info("CPU kernels stay torch's: %s.", reason)
+        return None
+    start = time.perf_counter()
+    kernels = Kernels(library)
+    parts, refused = parts_of(model, kernels)
+    odd = llama.why_not(model_runner, {id(part.owner) for part in parts})
+    if odd is None:
+        stack = llama.LlamaStack(model_runner, kernels, silu(every_value()))
+        parts.append(Part("decoder stack", model.model, "forward", stack.replacing(model.model.forward)))
+    exact = Exact(parts)
+    exact.arm()
+    setattr(model, _OWNER, exact)
+    logger.info(
+        "CPU kernels: %s compiled, with torch's bits (compared in %.2f s); left to torch: %s.",
+        ", ".join(f"{count} {kind}" for kind, count in Counter(part.kind for part in parts).items()) or "nothing",
+        time.perf_counter() - start,
+        ", ".join(refused) or "nothing",
+    )
+    return exact
+
+
+def why_not(model_runner: Any) -> str | None:
+    """Why no part of this runner's model may be replaced; None when parts may."""
+    choice = os.environ.get(CHOICE, "auto")
+    if choice not in ("auto", "torch"):
+        raise ConfigError(f"{CHOICE} must be auto or torch, not {choice!r}; set one of them.")
+    if choice == "torch":
+        return f"{CHOICE} is torch"
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return "this processor has no AVX-512"
+    if cpu_has_amx_support():
+        return "this processor has AMX, for which SGLang has kernels of its own"
+    if getattr(getattr(model_runner, "server_args", None), "enable_torch_compile", False):
+        return "torch.compile is enabled, which cannot trace them"
+    return None
