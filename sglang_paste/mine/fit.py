@@ -1,44 +1,51 @@
-"""Fitting: a sparse softmax for tools, a conditional logit for the values of an argument; plain numpy."""
+"""Fitting: a sparse softmax for contexts, a conditional logit for the values of an argument; plain numpy."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+Example = tuple[Ints, Ints, int]
+"""The features that hold, the classes that were possible, and the place of the right one among these."""
+
+EPOCHS = 4
+_RATE, _DECAY, _START = 0.1, 0.03, 0.1
 
 
-def softmax_rows(
-    examples: Sequence[tuple[Ints, Ints, int]], features: int, classes: int, epochs: int, seed: int = 7
-) -> Floats:
-    """Weights [feature, class] of a softmax among each example's own classes, by AdaGrad.
-
-    An example is its features, the classes that were possible, and the place of the right one among these.
-    """
-    weights = np.zeros((features, classes), np.float32)
-    squares = np.full((features, classes), 1e-2, np.float32)
+def softmax(examples: Sequence[Example], values: Floats, classes: int, seed: int = 7) -> Floats:
+    """Weights [feature, class] of a softmax among each example's own classes, by AdaGrad, averaged over its later
+    epochs. `values` say how much each feature weighs; the weights returned are multiplied with them."""
+    size = (len(values), classes)
+    weights, total = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    squares = np.full(size, _START, np.float32)
     order = np.random.default_rng(seed)
-    for epoch in range(epochs):
-        rate = np.float32(0.15 / (1 + 0.5 * epoch))
+    decay, taken = np.float32(_DECAY), 0
+    for epoch in range(EPOCHS):
+        rate = np.float32(_RATE / (1 + 0.5 * epoch))
         for number in order.permutation(len(examples)):
             rows, columns, right = examples[number]
             grid = rows[:, None], columns[None, :]
+            value = values[rows][:, None]
             block = weights[grid]
-            scores = block.sum(axis=0)
+            scores = (block * value).sum(axis=0)
             scores -= scores.max()
             np.exp(scores, out=scores)
             scores /= scores.sum()
             scores[right] -= 1.0
-            step = scores[None, :] + np.float32(2e-4) * block
+            step = value * (scores[None, :] + decay * block)
             square = squares[grid] + step * step
             squares[grid] = square
             weights[grid] = block - rate * step / np.sqrt(square)
-    return weights
+        if 2 * epoch >= EPOCHS:
+            total += weights
+            taken += 1
+    return total * (values[:, None] / np.float32(max(taken, 1)))
 
 
 class Choices:
-    """Examples of choosing one of several candidates, flat: slots, where each candidate and example begins."""
+    """Examples of choosing one of several candidates, flat: where each candidate and each example begins."""
 
     def __init__(self) -> None:
         self.slots: list[int] = []
@@ -58,11 +65,9 @@ class Choices:
         return len(self.examples)
 
 
-def logit(
-    choices: Choices, width: int, steps: int = 60, decay: float = 2.0, progress: Callable[[], None] | None = None
-) -> Floats:
+def logit(choices: Choices, width: int, steps: int = 50, decay: float = 0.3) -> Floats:
     """Weights [slot] of a conditional logit, by full-batch Adam on the regularised likelihood."""
-    weights = np.zeros(width, np.float64)
+    weights = np.zeros(width)
     if not len(choices):
         return weights.astype(np.float32)
     slots = np.asarray(choices.slots, np.int64)
@@ -78,12 +83,9 @@ def logit(
         scores -= np.repeat(np.maximum.reduceat(scores, firsts), counts)
         np.exp(scores, out=scores)
         scores /= np.repeat(np.add.reduceat(scores, firsts), counts)
-        gradient = np.bincount(slots, np.repeat(scores - right, sizes), width) + decay * weights * 0.1
-        gradient /= len(choices)
+        gradient = (np.bincount(slots, np.repeat(scores - right, sizes), width) + decay * weights) / len(choices)
         mean = 0.9 * mean + 0.1 * gradient
         square = 0.99 * square + 0.01 * gradient**2
         rate = 0.25 * (1 - 0.9 * step / steps)
         weights -= rate * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.99**step)) + 1e-6)
-        if progress is not None:
-            progress()
     return weights.astype(np.float32)

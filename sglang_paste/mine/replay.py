@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 
 from sglang_paste.mine.records import Call, Session
-from sglang_paste.predict.state import State
+from sglang_paste.predict.state import State, Wanted
 
 
-def moments(session: Session) -> Iterator[tuple[State, tuple[Call, ...]]]:
-    """The state before each assistant turn with calls, and the calls it then made. The state moves on."""
-    state = State()
+def moments(session: Session, wanted: Wanted | None = None) -> Iterator[tuple[State, tuple[Call, ...]]]:
+    """The state before each assistant turn with calls, and the calls it then made. The state moves on.
+
+    What a server does not see before it predicts (whether the recorder called a result an error) is left out.
+    """
+    state = State(wanted)
     for turn in session.turns:
         if turn.role == "system":
             state.system(turn.content)
@@ -21,4 +24,4 @@ def moments(session: Session) -> Iterator[tuple[State, tuple[Call, ...]]]:
             for call in turn.tool_calls:
                 state.call(call.name, call.arguments)
         for result in turn.tool_results:
-            state.result(result.name, result.content, result.is_error)
+            state.result(result.name, result.content)

@@ -1,79 +1,81 @@
-"""Candidates of one argument and of one call, scored."""
+"""Candidates for one argument, and what is known of each."""
 
-from collections.abc import Iterator
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Iterable, Sequence
 
 from sglang_paste.predict import slots
+from sglang_paste.predict.contexts import Floats, log_softmax
+from sglang_paste.predict.patterns import Argument
 from sglang_paste.predict.state import State
-from sglang_paste.predict.ways import MAX_HEAD, MAX_TAIL, Way, forward
+from sglang_paste.predict.ways import built_form, values
 
-Floats = npt.NDArray[np.float32]
-VALUE_BLOCK = 2 * slots.WIDTH
-NONE_BLOCK = slots.WIDTH
+MAX_HEAD = 10
+MAX_TAIL = 3
 Value = tuple[str, str]
 """A candidate's text and its form."""
 
-
-def listed(way: Way, state: State) -> list[str]:
-    """The values of a way, in order."""
-    if way.form == "a":
-        found = state.values(way.key)
-        return list(forward(found[0])) if found else []
-    return state.values(way.key)
+_RANKS = [tuple(range(size)) for size in range(MAX_HEAD + MAX_TAIL + 1)]
 
 
-def gather(ways: list[Way], constants: list[Value], state: State, context: slots.Context) -> dict[Value, list[int]]:
-    """All candidates of an argument, and the slots of each in the argument's weight table."""
+def gather(argument: Argument, state: State, context: slots.Context, odds: Sequence[float]) -> dict[Value, list[int]]:
+    """All candidates of an argument, and the slots of each in the argument's weight table. `odds` are the
+    log-probabilities of its constants here."""
     found: dict[Value, list[int]] = {}
     counts: dict[Value, int] = {}
     used = context.used
-    for number, way in enumerate(ways):
-        values = listed(way, state)
-        if not values:
-            continue
-        form = "j" if way.form == "a" else way.form
-        base = VALUE_BLOCK + slots.WIDTH * number
-        age = state.turn - state.since.get(way.source, state.turn)
-        size = len(values)
-        fresh = 0
-        for rank in _picked(size):
-            text = values[rank]
-            known = text in used
-            value = (text, form)
-            marks = found.setdefault(value, [])
-            counts[value] = counts.get(value, 0) + 1
-            marks.extend(base + slot for slot in slots.of_way(rank, -1 if known else fresh, size, age, context))
-            fresh += not known
-    base = VALUE_BLOCK + slots.WIDTH * len(ways)
-    for rank, value in enumerate(constants):
-        found.setdefault(value, []).append(base + rank)
+    base = slots.VALUE
+    for way in argument.ways:
+        listed = values(way, state)
+        if listed:
+            form = built_form(way.form)
+            age = state.turn - state.since.get(way.source, state.turn)
+            size = len(listed)
+            fresh = 0
+            for rank in _ranks(size):
+                text = listed[rank]
+                known = text in used
+                marks = slots.of_way(rank, -1 if known else fresh, size, age, context.scene)
+                value = (text, form)
+                if value in found:
+                    found[value] += [base + mark for mark in marks]
+                    counts[value] += 1
+                else:
+                    found[value] = [base + mark for mark in marks]
+                    counts[value] = 1
+                fresh += not known
+        base += slots.WAY
+    for rank, value in enumerate(argument.constants):
+        marks = found.setdefault(value, [])
+        marks.append(base + rank)
+        marks.append(base + len(argument.constants) + slots.odds_bucket(odds[rank]))
         counts.setdefault(value, 0)
-    for value, marks in found.items():
-        marks.extend(slots.of_value(value[0], context, counts[value]))
+    for value, all_marks in found.items():
+        all_marks += slots.of_value(value[0], context, counts[value])
     return found
 
 
-def none_slots(size: int, state: State, context: slots.Context) -> list[int]:
-    """The slots of `none of these`."""
-    return [
-        0,
-        1 + slots.bucket(size),
-        10 + context.last_tool,
-        36 + (len(context.used) > 0),
-        38 + min(len(context.used), 6),
-    ]
+def width(argument: Argument) -> int:
+    """The size of an argument's weight table without the `none` block, which follows."""
+    return slots.VALUE + slots.WAY * len(argument.ways) + len(argument.constants) + slots.ODDS
 
 
-def width(ways: int, constants: int) -> int:
-    """The size of an argument's weight table without the `none` block."""
-    return VALUE_BLOCK + slots.WIDTH * ways + constants
+def odds(argument: Argument, scores: Floats) -> Sequence[float]:
+    """The log-probabilities of an argument's constants, from the scores of the context."""
+    if not argument.constants:
+        return ()
+    found: list[float] = log_softmax(scores[argument.column : argument.column + len(argument.constants) + 1]).tolist()
+    return found
 
 
-def _picked(size: int) -> Iterator[int]:
-    if size <= MAX_HEAD + MAX_TAIL:
-        yield from range(size)
-    else:
-        yield from range(MAX_HEAD)
-        yield from range(size - MAX_TAIL, size)
+def wanted(arguments: Iterable[Argument]) -> dict[str, frozenset[str]]:
+    """What the ways of these arguments need of each source."""
+    kinds: dict[str, set[str]] = {}
+    for argument in arguments:
+        for way in argument.ways:
+            kinds.setdefault(way.source, set()).add(way.kind)
+    return {source: frozenset(found) for source, found in kinds.items()}
+
+
+def _ranks(size: int) -> Sequence[int]:
+    if size < len(_RANKS):
+        return _RANKS[size]
+    return (*_RANKS[MAX_HEAD], *range(size - MAX_TAIL, size))

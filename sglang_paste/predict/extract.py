@@ -1,7 +1,7 @@
 """What a text names: paths, identifiers, quoted phrases, numbers; and what a JSON document holds, by path."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import msgspec
@@ -11,6 +11,7 @@ MAX_VALUE_CHARS = 400
 MAX_PER_KIND = 48
 MAX_LEAVES = 256
 MAX_DEPTH = 8
+MAX_PROSE_CHARS = 3000
 
 Found = tuple[str, str]
 """The kind of a value, and its text."""
@@ -40,9 +41,9 @@ _START = frozenset(
 )
 
 
-def is_naming(token: str) -> bool:
-    """Whether a bare token is more than a word: it has a digit, a sign inside, or capitals within."""
-    return not token.isalpha() or not (token.islower() or token[1:].islower())
+TOKENS = frozenset(("url", "date", "path", "base", "dir", "number", "dotted", "tail", "head", "id", "symbol", "called"))
+SPANS = frozenset(("code", "quote", "bold"))
+PHRASES = frozenset(("phrase", "part", "first", "rest"))
 
 
 def tokens(text: str) -> Iterator[Found]:
@@ -53,7 +54,10 @@ def tokens(text: str) -> Iterator[Found]:
         if len(value) > MAX_VALUE_CHARS:
             continue
         if kind == "name":
-            if not is_naming(value):
+            called = text[match.end() : match.end() + 1] == "("
+            if called and "." not in value:
+                yield "called", value
+            if value.isalpha() and (value.islower() or value[1:].islower()):
                 continue
             kind = _kind_of_name(value)
         elif kind != "date":
@@ -97,14 +101,22 @@ def phrases(text: str) -> Iterator[Found]:
         if len(value) < 2:
             continue
         yield "phrase", value
-        if value.startswith("The "):
-            yield "phrase", value[4:]
-        for cut in (" (", ", ", " and "):
-            if cut in value:
-                head, _, tail = value.partition(cut)
-                yield "part", head
-                if cut != " (":
-                    yield "part", tail
+        yield from _parts(value)
+
+
+def _parts(value: str) -> Iterator[Found]:
+    if value.startswith("The "):
+        yield "phrase", value[4:]
+    for cut_at in (" (", ", ", " and "):
+        if cut_at in value:
+            head, _, tail = value.partition(cut_at)
+            yield "part", head
+            if cut_at != " (":
+                yield "part", tail
+    first, _, rest = value.partition(" ")
+    if rest:
+        yield "first", first
+        yield "rest", rest
 
 
 def days(text: str, year: str) -> Iterator[Found]:
@@ -116,38 +128,41 @@ def days(text: str, year: str) -> Iterator[Found]:
             yield "date", f"{match.group(3) or year}-{month:02}-{day:02}"
 
 
-def hits(text: str) -> Iterator[Found]:
-    """The files of search hits (`file:line:`), each once, and the lines of the hits."""
-    for match in _LINE.finditer(text):
-        yield "hit", match.group(1)
-
-
-def prose(text: str, year: str) -> Iterator[Found]:
-    """All that a message of a person or a model names."""
+def prose(text: str, year: str, wanted: Collection[str] | None = None) -> Iterator[Found]:
+    """What a message of a person or a model names, as far as the kinds are `wanted` (all, where None)."""
     text = cut(text)
-    yield from spans(text)
-    yield from tokens(text)
-    yield from phrases(text)
-    yield from days(text, year)
-
-
-def result(text: str, year: str) -> Iterator[Found]:
-    """All that a tool's result names: its JSON leaves where it is JSON, else what its text names."""
-    document = parsed(text)
-    if document is not None:
-        yield from leaves(document)
-        return
-    text = cut(text)
-    yield from hits(text)
-    yield from spans(text)
-    yield from tokens(text)
-    if len(text) < 3000:
+    if _any(wanted, SPANS):
+        yield from spans(text)
+    if _any(wanted, TOKENS):
+        yield from tokens(text)
+    if _any(wanted, PHRASES):
         yield from phrases(text)
-        lines = text.splitlines()
-        for line in lines[:MAX_PER_KIND]:
-            line = line.strip()
-            if 0 < len(line) < 120:
-                yield "line", line
+    if wanted is None or "date" in wanted:
+        yield from days(text, year)
+
+
+def result(text: str, wanted: Collection[str] | None = None) -> Iterator[Found]:
+    """What the text of a tool's result names, as far as the kinds are `wanted` (all, where None)."""
+    text = cut(text)
+    if wanted is None or "hit" in wanted:
+        for match in _LINE.finditer(text):
+            yield "hit", match.group(1)
+    if _any(wanted, SPANS):
+        yield from spans(text)
+    if _any(wanted, TOKENS):
+        yield from tokens(text)
+    if len(text) < MAX_PROSE_CHARS:
+        if _any(wanted, PHRASES):
+            yield from phrases(text)
+        if wanted is None or "line" in wanted:
+            for line in text.splitlines()[:MAX_PER_KIND]:
+                line = line.strip()
+                if 0 < len(line) < 120:
+                    yield "line", line
+
+
+def _any(wanted: Collection[str] | None, kinds: frozenset[str]) -> bool:
+    return wanted is None or not kinds.isdisjoint(wanted)
 
 
 def cut(text: str) -> str:
@@ -165,29 +180,30 @@ def parsed(text: str) -> Any:
     return None
 
 
-def leaves(document: Any) -> Iterator[Found]:
-    """The scalars of a document by their path; list positions are `[]`, and keys that hold digits are `{}`, which
-    are values too. Breadth first, bounded."""
-    pending: list[tuple[str, Any]] = [("", document)]
-    for path, value in pending:
+def leaves(document: Any) -> Iterator[tuple[str, str, str]]:
+    """The scalars of a document: their path, their text, and the object they are in.
+
+    List positions are `[]` in a path, and keys that hold digits are `{}`, which are values too. Lists of scalars are
+    values as a whole, under their path and `=`. Breadth first, bounded.
+    """
+    pending: list[tuple[str, Any, str]] = [("", document, "")]
+    for path, value, holder in pending:
         if isinstance(value, dict):
             if path.count(".") < MAX_DEPTH and len(pending) < 4 * MAX_LEAVES:
+                mine = str(len(pending))
                 for key, item in value.items():
                     if any(char.isdigit() for char in key):
-                        yield f"{path}.{{}}", key
-                        pending.append((f"{path}.{{}}", item))
+                        yield f"{path}.{{}}", key, holder
+                        pending.append((f"{path}.{{}}", item, mine))
                     else:
-                        pending.append((f"{path}.{key[:64]}", item))
+                        pending.append((f"{path}.{key[:64]}", item, mine))
         elif isinstance(value, list):
             if len(pending) < 4 * MAX_LEAVES:
-                pending.extend((f"{path}[]", item) for item in value[:MAX_PER_KIND])
+                pending.extend((f"{path}[]", item, holder) for item in value[:MAX_PER_KIND])
         else:
             text = scalar(value)
             if len(text) <= MAX_VALUE_CHARS:
-                yield path, text
-            else:
-                yield from spans(text[:2000])
-                yield from tokens(text[:2000])
+                yield path, text, holder
 
 
 def scalar(value: Any) -> str:

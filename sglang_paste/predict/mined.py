@@ -1,21 +1,24 @@
 """Mined patterns at work: a session's messages in, candidates for its next call out."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import msgspec
 import numpy as np
 
-from sglang_paste.predict import choose, patternfile, slots, words
+from sglang_paste.predict import choose, patternfile, slots, template
 from sglang_paste.predict.base import RunTime
-from sglang_paste.predict.patterns import Argument, Patterns
-from sglang_paste.predict.state import LAST, SAID, TASK, USER, State
+from sglang_paste.predict.contexts import ContextModel, Floats, Reading, log_softmax
+from sglang_paste.predict.patterns import Argument, Patterns, Shape
+from sglang_paste.predict.state import State, text_of
 from sglang_paste.predict.ways import build
 
 _BEAM = 6
+_SHAPES = 6
+_LEAST = 0.003
+_DEFAULT_RUN = RunTime(p50=0.5, p90=2.0)
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -27,41 +30,47 @@ class Candidate(msgspec.Struct, frozen=True):
     run_time: RunTime
 
 
+class Weighed:
+    """An argument with its weights at hand."""
+
+    def __init__(self, argument: Argument) -> None:
+        self.argument = argument
+        self.weights: list[float] = np.frombuffer(argument.weights, "<f4").tolist()
+        self.none = choose.width(argument)
+
+
 class Mined:
     """Loaded patterns. Sessions made from it share it and change nothing in it."""
 
     def __init__(self, patterns: Patterns) -> None:
         self.patterns = patterns
-        self.rows = {feature: row for row, feature in enumerate(patterns.contexts.features)}
-        shape = (len(patterns.contexts.features), len(patterns.shapes))
-        self.weights = np.frombuffer(patterns.contexts.weights, "<f2").reshape(shape).astype(np.float32)
-        self.arguments: dict[tuple[str, str], tuple[Argument, list[float], list[float]]] = {}
-        for argument in patterns.arguments:
-            self.arguments[argument.tool, argument.name] = (
-                argument,
-                np.frombuffer(argument.weights, "<f4").tolist(),
-                np.frombuffer(argument.none, "<f4").tolist(),
-            )
+        self.contexts = ContextModel(patterns.contexts)
+        self.arguments = {(argument.tool, argument.name): Weighed(argument) for argument in patterns.arguments}
         self.shapes: dict[str, list[int]] = {}
         for number, item in enumerate(patterns.shapes):
             self.shapes.setdefault(item.tool, []).append(number)
         self.together = {tool: frozenset(others) for tool, others in patterns.together.items()}
+        self.wanted = choose.wanted(patterns.arguments)
 
-    def session(self, tools: Sequence[str] | None = None, tenant: str = "") -> "MinedSession":
-        """A new session that may call `tools` (any, where None)."""
-        return MinedSession(self, tools)
+    def session(
+        self, tools: Iterable[str] | None = None, *, tenant: str = "", inert: Collection[str] = ()
+    ) -> "MinedSession":
+        """A new session that may call `tools` (any, where None). Arguments named in `inert`, alone or as
+        `tool.argument`, cannot change a result: candidates leave them out."""
+        return MinedSession(self, None if tools is None else frozenset(tools), frozenset(inert))
 
 
 class MinedSession:
     """One session: observe each message, then ask."""
 
-    def __init__(self, mined: Mined, tools: Sequence[str] | None) -> None:
+    def __init__(self, mined: Mined, tools: frozenset[str] | None, inert: frozenset[str]) -> None:
         self._mined = mined
-        self._tools = None if tools is None else frozenset(tools)
-        self.state = State()
+        self._tools = tools
+        self._inert = inert
+        self._reading = Reading(mined.contexts)
         self._ids: dict[str, str] = {}
         self._waiting: list[str] = []
-        self._sums: dict[str, Any] = {}
+        self.state = State(mined.wanted)
 
     def observe(self, message: Mapping[str, Any]) -> None:
         """Take in the next message, in OpenAI form."""
@@ -77,13 +86,8 @@ class MinedSession:
             self._waiting = []
             for call in message.get("tool_calls") or ():
                 function = call.get("function") or {}
-                name, arguments = function.get("name", ""), function.get("arguments")
-                if isinstance(arguments, str):
-                    try:
-                        arguments = json.loads(arguments or "{}")
-                    except ValueError:
-                        arguments = {}
-                state.call(name, arguments if isinstance(arguments, dict) else {})
+                name = function.get("name", "")
+                state.call(name, _arguments(function.get("arguments")))
                 self._ids[call.get("id") or ""] = name
                 self._waiting.append(name)
         elif role == "tool":
@@ -93,46 +97,41 @@ class MinedSession:
             if name in self._waiting:
                 self._waiting.remove(name)
             state.result(name, content)
-        self._sums.clear()
 
     def candidates(self, k: int = 5, tool: str | None = None) -> list[Candidate]:
         """The likeliest next calls, best first; with `tool`, given that this tool is called."""
-        chosen = self._shapes(tool)
-        found: dict[tuple[str, str], tuple[float, str, dict[str, Any], int]] = {}
-        values: dict[tuple[str, str], list[tuple[float, str, str]]] = {}
-        for probability, number in chosen[:6]:
+        scores = self._reading.scores(self.state)
+        scene = slots.Scene(self.state)
+        found: dict[str, tuple[float, Shape, dict[str, Any]]] = {}
+        pools: dict[tuple[str, str], _Pool] = {}
+        for probability, number in self._shapes(tool, scores)[:_SHAPES]:
+            if probability < _LEAST and found:
+                break
             shape = self._mined.patterns.shapes[number]
-            beams: list[tuple[float, dict[str, Any]]] = [(probability, {})]
-            for name in shape.names:
-                key = (shape.tool, name)
-                if key not in values:
-                    values[key] = self._values(key)
-                beams = [
-                    (p * q, {**arguments, name: (text, form)})
-                    for p, arguments in beams
-                    for q, text, form in values[key]
-                ]
-                beams.sort(key=lambda item: -item[0])
-                del beams[_BEAM:]
-            for p, texts in beams:
-                try:
-                    arguments = {name: build(*value) for name, value in texts.items()}
-                except ValueError:
-                    continue
-                mark = (shape.tool, json.dumps(arguments, sort_keys=True))
-                if mark not in found or found[mark][0] < p:
-                    found[mark] = (p, shape.tool, arguments, number)
+            for p, arguments in self._calls(shape, probability, scores, scene, pools):
+                mark = f"{shape.tool} {json.dumps(arguments, sort_keys=True)}"
+                if mark in found:
+                    p += found[mark][0]
+                found[mark] = (p, shape, arguments)
         best = sorted(found.values(), key=lambda item: -item[0])[:k]
-        return [Candidate(t, a, p, RunTime(p50=0.5, p90=2.0)) for p, t, a, _ in best]
+        return [Candidate(shape.tool, arguments, p, _run_time(shape)) for p, shape, arguments in best]
 
-    def _shapes(self, tool: str | None) -> list[tuple[float, int]]:
+    def tools(self) -> dict[str, float]:
+        """The probability of each tool."""
+        found: dict[str, float] = {}
+        for p, number in self._shapes(None, self._reading.scores(self.state)):
+            tool = self._mined.patterns.shapes[number].tool
+            found[tool] = found.get(tool, 0.0) + p
+        return found
+
+    def _shapes(self, tool: str | None, scores: Floats) -> list[tuple[float, int]]:
         mined = self._mined
         if tool is not None:
             allowed = mined.shapes.get(tool, [])
         else:
-            tools: frozenset[str] | None = self._tools
-            for call in self.state.calls:
-                others = mined.together.get(call.tool)
+            tools = self._tools
+            for name in self.state.tools:
+                others = mined.together.get(name)
                 if others is not None:
                     tools = others if tools is None else tools & others
             if tools is None:
@@ -140,33 +139,113 @@ class MinedSession:
             allowed = [number for name in sorted(tools) for number in mined.shapes.get(name, ())]
         if not allowed:
             return []
-        found: list[str] = list(words.of_calls(self.state))
-        for source in (TASK, USER, SAID, LAST):
-            text = self.state.texts.get(source)
-            if text:
-                found.extend(words.of_text(source, text))
-        rows = [mined.rows[crc] for crc in (crc32(w.encode()) for w in found) if crc in mined.rows]
-        scores = mined.weights[rows].sum(axis=0)[allowed]
-        scores = np.exp(scores - scores.max())
-        scores /= scores.sum()
-        return sorted(zip(scores.tolist(), allowed, strict=True), key=lambda item: -item[0])
+        probabilities = np.exp(log_softmax(scores[allowed])).tolist()
+        return sorted(zip(probabilities, allowed, strict=True), key=lambda item: -item[0])
 
-    def _values(self, key: tuple[str, str]) -> list[tuple[float, str, str]]:
-        model, weights, none_weights = self._mined.arguments[key]
-        context = slots.Context(self.state, *key)
-        found = choose.gather(model.ways, model.constants, self.state, context)
-        none = choose.none_slots(len(found), self.state, context)
-        scores = [sum(weights[mark] for mark in marks) for marks in found.values()]
-        scores.append(sum(none_weights[mark] for mark in none))
-        array = np.exp(np.asarray(scores) - max(scores))
-        array /= array.sum()
-        ranked = sorted(zip(array.tolist(), found, strict=False), key=lambda item: -item[0])[:_BEAM]
-        return [(p, text, form) for p, (text, form) in ranked]
+    def _calls(
+        self,
+        shape: Shape,
+        probability: float,
+        scores: Floats,
+        scene: slots.Scene,
+        pools: dict[tuple[str, str], "_Pool"],
+    ) -> list[tuple[float, dict[str, Any]]]:
+        beams: list[tuple[float, dict[str, Any]]] = [(probability, {})]
+        for name in shape.names:
+            if name in self._inert or f"{shape.tool}.{name}" in self._inert:
+                continue
+            key = (shape.tool, name)
+            pool = pools.get(key)
+            if pool is None:
+                pool = pools[key] = _Pool(self._mined, self.state, scene, scores, key)
+            longer = []
+            for p, arguments in beams:
+                for q, value in pool.values([text_of(other) for other in arguments.values()]):
+                    longer.append((p * q, {**arguments, name: value}))
+            longer.sort(key=lambda item: -item[0])
+            beams = longer[:_BEAM]
+        return beams
+
+
+class _Pool:
+    """The candidates of one argument in one moment, scored but for how they stand to the arguments before it."""
+
+    def __init__(self, mined: Mined, state: State, scene: slots.Scene, scores: Floats, key: tuple[str, str]) -> None:
+        self._mined = mined
+        self._state = state
+        self._scene = scene
+        self._scores = scores
+        self._weighed = weighed = mined.arguments[key]
+        argument, weights = weighed.argument, weighed.weights
+        context = slots.Context(state, scene, *key)
+        found = choose.gather(argument, state, context, choose.odds(argument, scores))
+        none = weighed.none
+        self._none = sum(weights[none + mark] for mark in slots.of_none(len(found), context))
+        scored = [(sum(map(weights.__getitem__, marks)), value) for value, marks in found.items()]
+        scored.sort(key=lambda item: -item[0])
+        self._scored = scored[:24]
+        self._rest = sum(np.exp(score) for score, _ in scored[24:])
+        self._alone: list[tuple[float, Any]] | None = None
+
+    def values(self, earlier: Sequence[str]) -> list[tuple[float, Any]]:
+        """The likeliest values, given the texts of the arguments before."""
+        if not earlier and self._alone is not None:
+            return self._alone
+        weights, state = self._weighed.weights, self._state
+        scored = [
+            (score + weights[slots.related(value[0], earlier, state)] if earlier else score, value)
+            for score, value in self._scored
+        ]
+        odds = np.exp(np.asarray([score for score, _ in scored]))
+        total = odds.sum() + np.exp(self._none) + self._rest
+        ranked = sorted(zip((odds / total).tolist(), (value for _, value in scored), strict=True), key=lambda i: -i[0])
+        found: list[tuple[float, Any]] = []
+        for p, (text, form) in ranked[:_BEAM]:
+            if form == "t":
+                found.extend((p * q, filled) for q, filled in self._filled(text))
+                continue
+            try:
+                found.append((p, build(text, form)))
+            except ValueError:
+                continue
+        found.sort(key=lambda item: -item[0])
+        del found[_BEAM:]
+        if not earlier:
+            self._alone = found
+        return found
+
+    def _filled(self, text: str) -> list[tuple[float, str]]:
+        beams: list[tuple[float, list[str]]] = [(1.0, [])]
+        argument = self._weighed.argument
+        for hole in template.holes(text):
+            key = (argument.tool, f"{argument.name}<{hole}>")
+            pool = _Pool(self._mined, self._state, self._scene, self._scores, key)
+            beams = [
+                (p * q, [*values, value]) for p, values in beams for q, value in pool.values(()) if value not in values
+            ]
+            beams.sort(key=lambda item: -item[0])
+            del beams[3:]
+        return [(p, template.fill(text, values)) for p, values in beams]
 
 
 def load(path: Path | str) -> Mined:
     """The patterns in a file that `sglang-paste mine` wrote. Raises ConfigError where it is foreign or damaged."""
     return Mined(patternfile.load(Path(path), Patterns))
+
+
+def _run_time(shape: Shape) -> RunTime:
+    if shape.p50 is None or shape.p90 is None:
+        return _DEFAULT_RUN
+    return RunTime(p50=shape.p50, p90=shape.p90)
+
+
+def _arguments(given: Any) -> dict[str, Any]:
+    if isinstance(given, str):
+        try:
+            given = json.loads(given or "{}")
+        except ValueError:
+            return {}
+    return given if isinstance(given, dict) else {}
 
 
 def _plain(content: Any) -> str:

@@ -4,43 +4,57 @@ import msgspec
 
 from sglang_paste.predict.ways import Way
 
-VERSION = 1
-
 
 class Shape(msgspec.Struct, frozen=True):
     """A tool with the names of the arguments given, and how long such calls took, in seconds."""
 
     tool: str
     names: tuple[str, ...]
-    p50: float = 0.5
-    p90: float = 2.0
+    p50: float | None = None
+    p90: float | None = None
 
 
 class Argument(msgspec.Struct):
-    """How the values of one argument are found (`ways`, `constants`) and chosen (`weights`, by slot)."""
+    """How the values of one argument are found (`ways`, `constants`) and chosen.
+
+    `weights` are little-endian float32, by slot (see `slots`); the odds of the constants in a context stand in the
+    columns of the context model from `column` on, the last of them being `none of these`. A constant of the form `t`
+    is a template; `<word>` after an argument's name is what fills the holes after this word.
+    """
 
     tool: str
     name: str
     ways: list[Way]
     constants: list[tuple[str, str]]
-    weights: bytes
-    none: bytes
+    column: int
+    weights: bytes = b""
 
 
 class Contexts(msgspec.Struct):
-    """The tool model: for each feature (by its CRC) a row of weights, one a shape, as little-endian float16."""
+    """A softmax over shapes, and one over the constants of each argument: for each feature, by its CRC, a row of
+    weights as little-endian float16."""
 
     features: list[int]
+    columns: int
     weights: bytes
 
 
+class Level(msgspec.Struct, frozen=True):
+    """What a raw probability came to on sessions that were not learned from."""
+
+    raw: float
+    real: float
+
+
 class Patterns(msgspec.Struct):
-    """All that is mined. `k` is the number of tasks a constant or a word was seen in at least."""
+    """All that is mined. A constant, a word or a template was seen in at least `k` tasks.
+
+    `together` says for each tool which ones were called in the same session.
+    """
 
     k: int
     shapes: list[Shape]
     contexts: Contexts
     arguments: list[Argument]
-    calibration: list[tuple[float, float]]
     together: dict[str, list[str]]
-    version: int = VERSION
+    levels: dict[str, list[Level]]

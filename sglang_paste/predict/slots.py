@@ -1,12 +1,23 @@
-"""What is known of a value that could be an argument, as numbered slots of a weight table."""
+"""What is known of a value that could be an argument, as numbered slots of a weight table.
 
+An argument's table holds one block for the value itself, one for each way it is found by, one slot for each constant,
+and one block for `none of these`.
+"""
+
+import re
+from bisect import bisect
 from collections.abc import Sequence
 from zlib import crc32
 
-from sglang_paste.predict.state import SAID, TASK, USER, State
+from sglang_paste.predict.state import LAST, SAID, TASK, USER, State
 
-WIDTH = 64
+VALUE, WAY, ODDS, NONE = 256, 64, 8, 64
+_LAST_TOOLS = 24
 _BUCKETS = (0, 1, 2, 3, 4, 4, 5, 5, 5, 6, 6, 6, 6, 6)
+_PARTS = re.compile(r"[A-Z]?[a-z]{2,}|[A-Z]{3,}")
+_CALLED = re.compile(r"\(.*")
+RELATED = 224
+_ODDS = (0.2, 0.7, 1.2, 1.9, 2.8, 4.0, 6.0)
 
 
 def bucket(rank: int) -> int:
@@ -14,57 +25,135 @@ def bucket(rank: int) -> int:
     return _BUCKETS[rank] if rank < 14 else 7
 
 
+def odds_bucket(odds: float) -> int:
+    """0 to 7 for a log-probability, 0 the surest."""
+    return bisect(_ODDS, -odds)
+
+
 def tag(text: str, size: int) -> int:
     """A small stable number for a text."""
     return crc32(text.encode("utf-8", "surrogatepass")) % size
 
 
+class Scene:
+    """What all arguments share at this moment: the texts last seen, and the slots of values looked at before."""
+
+    __slots__ = ("calls", "known", "last", "last_tool", "said", "seen", "task", "user", "words")
+
+    def __init__(self, state: State) -> None:
+        last = state.calls[-1] if state.calls else None
+        mark = f"{last.tool}/{last.outcome}/{state.role == USER}" if last else state.role
+        self.last_tool = tag(mark, _LAST_TOOLS)
+        self.calls = len(state.calls)
+        self.said = state.texts.get(SAID, "")[-8192:]
+        self.user = state.texts.get(USER, "")[:8192]
+        self.task = state.texts.get(TASK, "")[:8192]
+        self.last = state.texts.get(LAST, "")[:8192]
+        self.words = (
+            {word.lower() for word in _PARTS.findall(self.task[:4096])},
+            {word.lower() for word in _PARTS.findall(self.said[-2048:])},
+        )
+        self.seen = state.seen
+        self.known: dict[str, tuple[int, list[int]]] = {}
+
+    def of_text(self, text: str) -> tuple[int, list[int]]:
+        """Where the value is named (as three bits), and the slots that do not depend on the argument."""
+        found = self.known.get(text)
+        if found is None:
+            found = self.known[text] = self._of_text(text)
+        return found
+
+    def _of_text(self, text: str) -> tuple[int, list[int]]:
+        if len(text) > 400:
+            return 0, [1, 20 + min(len(text).bit_length(), 9), 88 + shape(text)]
+        named = (text in self.said) + 2 * (text in self.user) + 4 * (text in self.task)
+        end = tail(text)
+        ending = (end in self.said) + 2 * (end in self.last) + 4 * (end in self.task) if end else 0
+        slots = [
+            1 + named,
+            48 + ending,
+            136 + 8 * named + ending,
+            20 + min(len(text).bit_length(), 9),
+            56 + min(self.seen.get(text, 0), 5),
+            88 + shape(text),
+        ]
+        if ending & 2:
+            slots.append(200 + self.last_tool)
+        parts = {part.lower() for part in _PARTS.findall(end)}
+        if parts:
+            slots.append(128 + min(len(parts & self.words[0]), 3))
+            slots.append(232 + min(len(parts & self.words[1]), 3))
+            slots.append(236 + min(3 * len(parts & self.words[0]) // len(parts), 3))
+        return named, slots
+
+
+def tail(text: str) -> str:
+    """What a path or a dotted name ends in, without brackets and extension."""
+    base = _CALLED.sub("", text).rpartition("/")[2]
+    head, _, end = base.rpartition(".")
+    if "/" in text:
+        return head or end
+    return end
+
+
 class Context:
     """What all values of one argument share at this moment."""
 
-    __slots__ = ("age", "calls", "last_texts", "last_tool", "said", "task", "used", "user")
+    __slots__ = ("last_text", "scene", "used")
 
-    def __init__(self, state: State, tool: str, name: str) -> None:
+    def __init__(self, state: State, scene: Scene, tool: str, name: str) -> None:
+        self.scene = scene
         self.used = state.used.get((tool, name), {})
-        self.calls = len(state.calls)
         last = state.calls[-1] if state.calls else None
-        turned = state.role
-        self.last_tool = tag(f"{last.tool}/{last.outcome}/{turned == USER}" if last else turned, 24)
-        self.last_texts = last.texts.get(name) if last and last.tool == tool else None
-        self.said = state.texts.get(SAID, "")
-        self.user = state.texts.get(USER, "")
-        self.task = state.texts.get(TASK, "")
+        self.last_text = last.texts.get(name) if last is not None and last.tool == tool else None
 
 
-def of_way(rank: int, fresh: int, size: int, age: int, context: Context) -> Sequence[int]:
+def of_way(rank: int, fresh: int, size: int, age: int, scene: Scene) -> Sequence[int]:
     """The slots of a value's place in one way's list: `rank` from the start, `fresh` among those not used before
     (negative where used), `size` of the list, `age` in turns of what holds it."""
-    slots = [0, 1 + bucket(rank), 19 + min(size - 1 - rank, 3), 23 + min(age, 5), 40 + context.last_tool]
+    slots = [0, 1 + bucket(rank), 19 + min(size - 1 - rank, 3), 23 + min(age, 5), 29 + bucket(size - 1)]
+    slots.append(40 + scene.last_tool)
     if fresh >= 0:
         slots.append(9 + bucket(fresh))
-    slots.append(29 + (bucket(size - 1) if size else 0))
     return slots
 
 
 def of_value(text: str, context: Context, ways: int) -> list[int]:
-    """The slots of the value itself: how often and how lately used, where it is named, its shape."""
+    """The slots of the value itself: how often and how lately used, where it is named, its look."""
+    scene = context.scene
+    named, slots = scene.of_text(text)
+    slots = [0, 30 + min(ways, 7), *slots]
     uses = context.used.get(text)
-    named = (text in context.said) + 2 * (text in context.user) + 4 * (text in context.task)
-    slots = [0, 1 + named, 30 + min(ways, 7)]
     if uses:
         slots.append(9 + min(len(uses), 3))
-        slots.append(13 + min(context.calls - uses[-1], 5))
-        slots.append(WIDTH + context.last_tool)
+        slots.append(13 + min(scene.calls - uses[-1], 5))
+        slots.append(64 + scene.last_tool)
         slots.append(40 + named)
-    if context.last_texts == text:
+    if context.last_text == text:
         slots.append(19)
-    slots.append(WIDTH + 24 + shape(text))
-    slots.append(20 + min(len(text).bit_length(), 9))
     return slots
+
+
+def of_none(size: int, context: Context) -> list[int]:
+    """The slots of `none of these`."""
+    used = len(context.used)
+    return [0, 1 + bucket(size), 10 + context.scene.last_tool, 36 + (used > 0), 38 + min(used, 6)]
+
+
+def related(text: str, earlier: Sequence[str], state: State) -> int:
+    """The slot of how a value stands to the arguments chosen before it: the same, of the same object, or neither."""
+    if text in earlier:
+        return RELATED + 1
+    records = state.records.get(text)
+    if records:
+        for other in earlier:
+            if not records.isdisjoint(state.records.get(other, ())):
+                return RELATED + 2
+    return RELATED
 
 
 def shape(text: str) -> int:
     """A number under 40 for the look of a text: spaces, signs, digits, capitals."""
     spaces = min(text.count(" "), 4)
-    look = ("/" in text) + 2 * any(map(str.isdigit, text)) if spaces < 1 else 2 * (text[:1].isupper())
+    look = ("/" in text) + 2 * any(map(str.isdigit, text)) if spaces < 1 else 2 * text[:1].isupper()
     return spaces * 8 + look + 4 * ("." in text)

@@ -5,14 +5,16 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sglang_paste.predict import extract
+from sglang_paste.predict import extract, template
 
 MAX_RECENT = 96
 MAX_HISTORY = 32
-MAX_VALUES = 20_000
-MAX_LISTS = 512
+MAX_REMEMBERED_CHARS = 8192
+MAX_RECORDS = 4
 Key = tuple[str, str]
 """Where values stood: a source and a kind."""
+Wanted = Mapping[str, frozenset[str]]
+"""The kinds wanted of each source; those of `*` and `last` are wanted of every result."""
 
 TASK, USER, SAID, ANY, LAST = "task", "user", "said", "*", "last"
 _FAIL = re.compile(
@@ -21,140 +23,182 @@ _FAIL = re.compile(
 )
 _EMPTY = re.compile(r"(?i)^\s*(?:\[\]|\{\}|null|none|no (?:matches|results|files)[^\n]*)?\s*$")
 _YEAR = re.compile(r"\b20\d\d\b")
+_NOTHING: frozenset[str] = frozenset()
 
 
 class Called:
-    """A call that was made: its tool, its arguments as texts, and how it came out (ok, empty, fail, or none yet)."""
+    """A call that was made: its tool, its arguments as texts, and how it came out (open, ok, empty or fail)."""
 
-    __slots__ = ("outcome", "texts", "tool", "turn")
+    __slots__ = ("outcome", "texts", "tool")
 
-    def __init__(self, tool: str, texts: dict[str, str], turn: int) -> None:
+    def __init__(self, tool: str, texts: dict[str, str]) -> None:
         self.tool = tool
         self.texts = texts
-        self.turn = turn
         self.outcome = "open"
 
 
 class State:
-    """Takes in a session's messages in order. `turn` counts them."""
+    """Takes in a session's messages in order; `turn` counts them. Only what is `wanted` is read (all, where None)."""
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: Wanted | None = None) -> None:
         self.turn = 0
         self.role = ""
         self.calls: list[Called] = []
+        self.tools: dict[str, None] = {}
         self.texts: dict[str, str] = {}
-        self.lists: dict[Key, list[str]] = {}
         self.since: dict[str, int] = {}
-        self.where: dict[str, dict[Key, int]] = {}
-        self.recent: dict[str, dict[str, int]] = {}
+        self.seen: dict[str, int] = {}
         self.used: dict[Key, dict[str, list[int]]] = {}
-        self.last_tools: tuple[str, ...] = ()
-        self.year = "2024"
+        self.records: dict[str, set[str]] = {}
+        self._lists: dict[Key, list[str]] = {}
         self._kinds: dict[str, list[Key]] = {}
+        self._recent: dict[str, dict[str, None]] = {}
+        self._year = "2024"
+        self._wanted = wanted
 
     def system(self, text: str) -> None:
         """The operator's instructions; only the year is read from them."""
-        self.turn += 1
-        self.role = "system"
+        self._step("system")
         years = _YEAR.findall(text[:4000])
         if years:
-            self.year = years[0]
+            self._year = years[0]
 
     def user(self, text: str) -> None:
         """What the person said; the first one is the task."""
-        self.turn += 1
-        self.role = USER
-        found = list(extract.prose(text, self.year))
-        if TASK not in self.texts:
-            self.texts[TASK] = text
-            self._take(TASK, found)
-        self.texts[USER] = text
-        self._take(USER, found)
+        self._step(USER)
+        for source in (USER,) if TASK in self.texts else (TASK, USER):
+            self.texts[source] = text
+            self._take(source, extract.prose(text, self._year, self._kinds_of(source)))
 
     def said(self, text: str) -> None:
-        """What the model said (in the message of its calls, or alone)."""
-        self.turn += 1
-        self.role = SAID
+        """What the model said, in the message of its calls or alone."""
+        self._step(SAID)
         if text:
             self.texts[SAID] = text
-            self._take(SAID, extract.prose(text, self.year))
+            self._take(SAID, extract.prose(text, self._year, self._kinds_of(SAID)))
 
     def call(self, tool: str, arguments: Mapping[str, Any]) -> None:
         """A call the model made."""
         texts = {name: text_of(value) for name, value in arguments.items()}
-        self.calls.append(Called(tool, texts, self.turn))
+        self.calls.append(Called(tool, texts))
+        self.tools[tool] = None
         for name, text in texts.items():
-            used = self.used.setdefault((tool, name), {})
-            used.setdefault(text, []).append(len(self.calls))
+            self.used.setdefault((tool, name), {}).setdefault(text, []).append(len(self.calls))
             value = arguments[name]
-            items = [text] if not isinstance(value, list) else [text, *map(text_of, value[:8])]
+            if " " in text and isinstance(value, str):
+                self._fillings(tool, name, text)
+            items = [text] if not isinstance(value, list) else [*map(text_of, value[:8]), text]
             for item in items:
-                if len(item) <= extract.MAX_VALUE_CHARS * 4:
+                if len(item) <= MAX_REMEMBERED_CHARS:
                     self._remember((f"@{tool}", name), item)
                     self._remember(("@", name), item)
                     self._remember(("@", "*"), item)
 
     def result(self, tool: str, text: str, error: bool | None = None) -> None:
         """What a tool gave back."""
-        self.turn += 1
-        self.role = "tool"
-        self.last_tools = (tool,)
+        self._step("tool")
         for called in self.calls[-8:]:
             if called.tool == tool and called.outcome == "open":
                 called.outcome = outcome(text, error)
                 break
         self.texts[LAST] = text
-        found = list(extract.result(text, self.year))
+        document = extract.parsed(text)
+        if document is not None:
+            self._take_document(tool, document)
+            return
+        ours, last, everywhere = (self._kinds_of(source) for source in (tool, LAST, ANY))
+        wanted = None if ours is None or last is None or everywhere is None else ours | last | everywhere
+        found = list(extract.result(text, wanted)) if wanted is None or wanted else []
         self._take(tool, found)
-        if len(found) < 400:
-            self._take(LAST, ((kind, value) for kind, value in found if not kind.startswith((".", "["))))
-        for kind, value in reversed(found):
-            if not kind.startswith((".", "[")):
-                recent = self.recent.setdefault(kind, {})
-                recent.pop(value, None)
-                recent[value] = self.turn
-                if len(recent) > MAX_RECENT:
-                    del recent[next(iter(recent))]
+        self._take(LAST, found)
+        self._spread(found)
 
     def values(self, key: Key) -> list[str]:
-        """The values that stood there, in their order; of a history the latest first."""
-        if key[0] == ANY:
-            return list(reversed(self.recent.get(key[1], ())))
-        return self.lists.get(key, [])
+        """The values that stand there, in their order; of a history the latest first."""
+        found = self._lists.get(key)
+        if found is None and key[0] == ANY:
+            found = self._lists[key] = list(reversed(self._recent.get(key[1], ())))
+        return found or []
 
-    def places(self, value: str) -> Iterable[Key]:
-        """Where a value stands now."""
-        for key, turn in self.where.get(value, {}).items():
-            if turn < 0 or self.since.get(key[0]) == turn:
-                yield key
-        for kind, recent in self.recent.items():
-            if value in recent:
-                yield (ANY, kind)
+    def places(self, value: str) -> list[Key]:
+        """Where a value stands now. Slow: for mining."""
+        found = [key for key, values in self._lists.items() if key[0] != ANY and value in values]
+        found.extend((ANY, kind) for kind, recent in self._recent.items() if value in recent)
+        return found
+
+    def stem(self) -> str:
+        """The latest argument that is a path or a dotted name, or nothing."""
+        for value in self.values(("@", "*"))[:6]:
+            if len(value) < 200 and " " not in value and ("/" in value or "." in value) and value[:1] not in "[{":
+                return value
+        return ""
+
+    def _fillings(self, tool: str, name: str, text: str) -> None:
+        pattern, places = template.split(text)
+        for hole, place in zip(template.holes(pattern), places, strict=True):
+            key = (tool, f"{name}<{hole}>")
+            self.used.setdefault(key, {}).setdefault(place, []).append(len(self.calls))
+            self._remember((f"@{tool}", key[1]), place)
+            self._remember((f"@{tool}", f"{name}<"), place)
+            self._remember(("@", "*"), place)
+
+    def _step(self, role: str) -> None:
+        self.turn += 1
+        self.role = role
+
+    def _kinds_of(self, source: str) -> frozenset[str] | None:
+        return None if self._wanted is None else self._wanted.get(source, _NOTHING)
+
+    def _take_document(self, tool: str, document: Any) -> None:
+        found = []
+        for path, text, holder in extract.leaves(document):
+            found.append((path, text))
+            self.records.setdefault(text, set()).add(f"{self.turn} {holder}")
+        self._take(tool, found)
+        self._take(LAST, ())
+        if self._wanted is None or any(kind[:1] not in ".[" for kind in self._wanted.get(ANY, ())):
+            self._spread(list(extract.tokens(" ".join(text for _, text in found)[:2000])))
+
+    def _spread(self, found: list[extract.Found]) -> None:
+        """Put the values of a result at the head of those of all results."""
+        wanted = self._kinds_of(ANY)
+        for kind, value in reversed(found):
+            if wanted is None or kind in wanted:
+                recent = self._recent.setdefault(kind, {})
+                recent.pop(value, None)
+                recent[value] = None
+                if len(recent) > MAX_RECENT:
+                    del recent[next(iter(recent))]
+                self._lists.pop((ANY, kind), None)
 
     def _take(self, source: str, found: Iterable[extract.Found]) -> None:
         """The values of a message replace those of the one before it from the same source."""
         for key in self._kinds.pop(source, ()):
-            del self.lists[key]
+            self._lists.pop(key, None)
         self.since[source] = self.turn
         kinds: dict[str, dict[str, None]] = {}
         for kind, value in found:
-            values = kinds.setdefault(kind, {})
+            values = kinds.get(kind)
+            if values is None:
+                values = kinds[kind] = {}
             if len(values) < extract.MAX_PER_KIND:
                 values[value] = None
+        new: dict[str, None] = {}
         for kind, values in kinds.items():
             key = (source, kind)
-            self.lists[key] = list(values)
+            self._lists[key] = list(values)
             self._kinds.setdefault(source, []).append(key)
-            for value in values:
-                self.where.setdefault(value, {})[key] = self.turn
+            new.update(values)
+        if source not in (LAST, TASK):
+            for value in new:
+                self.seen[value] = self.seen.get(value, 0) + 1
 
     def _remember(self, key: Key, value: str) -> None:
-        values = self.lists.setdefault(key, [])
+        values = self._lists.setdefault(key, [])
         if value in values:
             values.remove(value)
         values.insert(0, value)
         del values[MAX_HISTORY:]
-        self.where.setdefault(value, {})[key] = -1
 
 
 def outcome(text: str, error: bool | None) -> str:

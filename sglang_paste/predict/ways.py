@@ -8,15 +8,13 @@ import msgspec
 
 from sglang_paste.predict.state import Key, State, text_of
 
-MAX_HEAD = 10
-MAX_TAIL = 4
 
-
-class Way(msgspec.Struct, frozen=True, array_like=True):
+class Way(msgspec.Struct, frozen=True, array_like=True, order=True):
     """One rule: the values of a source and kind, put in a form.
 
-    Forms: `s` a string, `j` the JSON value the text stands for, `l` a list with the string alone, `a` the list of
-    tasks an earlier call gave, one step on, `n` a number's successors.
+    Forms: `s` a string; `j` the JSON value the text stands for; `l` a list with the string alone; `1` and `2` a
+    string joined to the latest path or dotted name, or to what that one is in; `a` the list of tasks an earlier
+    call gave, one step on; `+` the line window after an earlier one.
     """
 
     source: str
@@ -43,7 +41,27 @@ def build(text: str, form: str) -> Any:
     return json.loads(text)
 
 
-def explain(state: State, value: Any) -> Iterator[Way]:
+def values(way: Way, state: State) -> list[str]:
+    """The texts of a way's values, in order."""
+    found = state.values(way.key)
+    if not found:
+        return []
+    if way.form in "12":
+        start = stem(state, way.form)
+        return [start + value for value in found] if start else []
+    if way.form == "a":
+        return list(forward(found[0]))
+    if way.form == "+":
+        return list(onward(state, way.kind))
+    return found
+
+
+def built_form(form: str) -> str:
+    """The form the values are built in, once a way has made their texts."""
+    return {"1": "s", "2": "s", "a": "j", "+": "j"}.get(form, form)
+
+
+def explain(state: State, tool: str, name: str, value: Any) -> Iterator[Way]:
     """All ways that make exactly this value here."""
     text, form = text_of(value), form_of(value)
     for source, kind in state.places(text):
@@ -51,15 +69,37 @@ def explain(state: State, value: Any) -> Iterator[Way]:
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
         for source, kind in state.places(value[0]):
             yield Way(source, kind, "l")
+    if form == "s":
+        for joined in "12":
+            start = stem(state, joined)
+            if start and text.startswith(start) and len(text) > len(start):
+                for source, kind in state.places(text[len(start) :]):
+                    yield Way(source, kind, joined)
+    for special in (Way(f"@{tool}", name, "a"), Way(f"@{tool}", name, "+")):
+        if form == "j" and text in values(special, state):
+            yield special
+
+
+def stem(state: State, form: str) -> str:
+    """What values are joined to: the latest path or dotted name (`1`), or what that one is in (`2`), and the sign."""
+    latest = state.stem()
+    if not latest:
+        return ""
+    sign = "/" if "/" in latest else "."
+    if form == "2":
+        latest = latest.partition("(")[0].rpartition(sign)[0]
+    return latest + sign if latest else ""
 
 
 def forward(text: str) -> Iterator[str]:
     """A list of items with a `status`, one step on: what is in progress is completed, the next one begins."""
+    if text[:2] != "[{":
+        return
     try:
         items = json.loads(text)
     except ValueError:
         return
-    if not isinstance(items, list) or not all(isinstance(item, dict) and "status" in item for item in items):
+    if not all(isinstance(item, dict) and "status" in item for item in items):
         return
     states = [item["status"] for item in items]
     running = [index for index, status in enumerate(states) if status == "in_progress"]
@@ -77,3 +117,19 @@ def forward(text: str) -> Iterator[str]:
         variants.append({running[0]: "completed", waiting[0]: "completed", waiting[1]: "in_progress"})
     for changed in variants:
         yield text_of([{**item, "status": changed.get(index, item["status"])} for index, item in enumerate(items)])
+
+
+def onward(state: State, name: str) -> Iterator[str]:
+    """Numbers after the window that the latest call with this argument read: its end, and one more."""
+    for call in reversed(state.calls[-6:]):
+        texts = call.texts
+        if name not in texts:
+            continue
+        numbers = {key: int(text) for key, text in texts.items() if text.isdigit() and len(text) < 9}
+        if name in numbers:
+            for other in numbers:
+                if other != name:
+                    yield str(numbers[name] + numbers[other])
+                    yield str(numbers[name] + numbers[other] + 1)
+                    yield str(max(numbers[name] - numbers[other], 0))
+        return

@@ -1,0 +1,131 @@
+"""The first pass of mining: what there is to learn from, and in how many tasks each thing was seen."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+from sglang_paste.mine.records import Call, Session
+from sglang_paste.mine.replay import moments
+from sglang_paste.predict import template
+from sglang_paste.predict.contexts import features
+from sglang_paste.predict.patterns import Argument
+from sglang_paste.predict.secret import holds_secret, is_secret_name
+from sglang_paste.predict.state import State, Wanted, text_of
+from sglang_paste.predict.ways import Way, build, explain, form_of
+
+MAX_WAYS = 12
+MAX_CONSTANTS = 48
+MAX_EXPLAINED = 700
+MAX_CONSTANT_CHARS = 2000
+ArgumentKey = tuple[str, str]
+ShapeKey = tuple[str, tuple[str, ...]]
+_NOTHING: Wanted = {}
+
+
+class Survey:
+    """Counts over all sessions. The search for ways, which is slow, ends for an argument that was seen often."""
+
+    def __init__(self, k: int) -> None:
+        self._k = k
+        self._shapes: dict[ShapeKey, set[str]] = defaultdict(set)
+        self._words: dict[str, set[str]] = defaultdict(set)
+        self._constants: dict[ArgumentKey, dict[tuple[str, str], set[str]]] = defaultdict(lambda: defaultdict(set))
+        self._explained: dict[ArgumentKey, list[frozenset[Way]]] = defaultdict(list)
+        self._tasks: dict[ArgumentKey, dict[Way, set[str]]] = defaultdict(lambda: defaultdict(set))
+        self._calls: Counter[str] = Counter()
+        self.together: dict[str, set[str]] = defaultdict(set)
+
+    def add(self, session: Session, task: str) -> None:
+        """Count one session."""
+        tools = {call.name for turn in session.turns for call in turn.tool_calls}
+        for tool in tools:
+            self.together[tool] |= tools
+        thorough = any(self._calls[tool] < MAX_EXPLAINED for tool in tools)
+        for state, calls in moments(session, None if thorough else _NOTHING):
+            call = calls[0]
+            self._calls[call.name] += 1
+            self._note(self._shapes, (call.name, tuple(sorted(call.arguments))), task)
+            for word in features(state):
+                self._note(self._words, word, task)
+            for name, value in call.arguments.items():
+                self._argument(state if thorough else None, call, name, value, task)
+
+    def shapes(self) -> list[ShapeKey]:
+        """The tools by the arguments they were called with, in at least two tasks."""
+        return sorted(shape for shape, tasks in self._shapes.items() if len(tasks) >= min(2, self._k))
+
+    def words(self) -> list[str]:
+        """The features seen in enough tasks."""
+        return sorted(word for word, tasks in self._words.items() if len(tasks) >= self._k)
+
+    def arguments(self, shapes: Sequence[ShapeKey]) -> dict[ArgumentKey, Argument]:
+        """The arguments of these shapes, and what fills the holes in their templates, without weights."""
+        found: dict[ArgumentKey, Argument] = {}
+        for key in sorted({(tool, name) for tool, names in shapes for name in names}):
+            found[key] = argument = Argument(*key, self._ways(key), self._kept(key), 0)
+            templates = [text for text, form in argument.constants if form == "t"]
+            for name in sorted({hole_name(key[1], hole) for text in templates for hole in template.holes(text)}):
+                found[key[0], name] = Argument(key[0], name, self._ways((key[0], name)), [], 0)
+        return found
+
+    def _argument(self, state: State | None, call: Call, name: str, value: object, task: str) -> None:
+        key, text = (call.name, name), text_of(value)
+        if state is not None and len(self._explained[key]) < MAX_EXPLAINED:
+            self._explain(key, state, value, task)
+        if len(text) > MAX_CONSTANT_CHARS:
+            return
+        self._note(self._constants[key], (text, form_of(value)), task)
+        pattern, places = template.split(text) if isinstance(value, str) and " " in text else (text, [])
+        if not places:
+            return
+        self._note(self._constants[key], (pattern, "t"), task)
+        for hole, place in zip(template.holes(pattern), places, strict=True):
+            hole_key = (call.name, hole_name(name, hole))
+            if state is not None and len(self._explained[hole_key]) < MAX_EXPLAINED:
+                self._explain(hole_key, state, place, task)
+
+    def _explain(self, key: ArgumentKey, state: State, value: object, task: str) -> None:
+        ways = frozenset(explain(state, *key, value))
+        self._explained[key].append(ways)
+        for way in ways:
+            self._note(self._tasks[key], way, task)
+
+    def _note(self, counts: dict, item: object, task: str) -> None:  # type: ignore[type-arg]
+        tasks = counts[item]
+        if len(tasks) < self._k:
+            tasks.add(task)
+
+    def _ways(self, key: ArgumentKey) -> list[Way]:
+        """The ways that together explain most, each adding to those before it, then those that explain most alone."""
+        rows = self._explained[key]
+        counts = Counter(way for ways in rows for way in ways)
+        enough = min(3, self._k)
+        pool = [way for way in counts if len(self._tasks[key][way]) >= enough]
+        pool = sorted(pool, key=lambda way: (-counts[way], way))[:60]
+        picked: list[Way] = []
+        left: Iterable[frozenset[Way]] = rows
+        while pool and len(picked) < MAX_WAYS:
+            gain = Counter(way for ways in left for way in ways)
+            best = min(pool, key=lambda way: (-gain[way], -counts[way], way))
+            if gain[best] < max(2, len(rows) // 300):
+                break
+            picked.append(best)
+            pool.remove(best)
+            left = [ways for ways in left if best not in ways]
+        return picked + pool[: MAX_WAYS - len(picked)]
+
+    def _kept(self, key: ArgumentKey) -> list[tuple[str, str]]:
+        """The constants and templates seen in enough tasks that are no secret, those of most tasks first."""
+        if is_secret_name(key[1]):
+            return []
+        counted = self._constants[key]
+        enough = [value for value, tasks in counted.items() if len(tasks) >= self._k and not _is_secret(*value)]
+        return sorted(enough)[:MAX_CONSTANTS]
+
+
+def hole_name(argument: str, hole: str) -> str:
+    """What the holes after a word are called."""
+    return f"{argument}<{hole}>"
+
+
+def _is_secret(text: str, form: str) -> bool:
+    return holds_secret(text if form == "t" else build(text, form))
