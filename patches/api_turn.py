@@ -48,6 +48,7 @@ class ApiTurn:
         self._sink = sink
         self._issued: dict[str, int] = {}
         self._said: dict[str, list[str]] = {}
+        self._answered = False
 
     def arrived(self) -> None:
         """Say what this request brought that was not known yet."""
@@ -61,8 +62,7 @@ class ApiTurn:
                 if SESSIONS.returned(self.tenant, self.session, message.answers):
                     events.append(self._result(calls[message.answers], message))
             elif role in ("system", "user", "assistant") and message.content:
-                content = message.content[:MAX_MESSAGE_CHARS]
-                events.append(MessageAdded(**self._head(""), position=0, role=role, content=content))  # type: ignore[arg-type]
+                events.append(self._message(role, message.content))
         if events:
             self._sink.send(events)
 
@@ -86,9 +86,16 @@ class ApiTurn:
         self.answered("".join(self._said.pop(request, ())), request)
 
     def answered(self, text: str, request: str) -> None:
-        """The answer is complete; one with calls is known again by their ids."""
+        """The answer is complete; one with calls is known again by their ids. Of several choices one is told."""
+        if text and not self._answered:
+            self._answered = True
+            SESSIONS.told(self.tenant, self.session, text)
+            self._sink.send([self._message("assistant", text, request)])
         if text and not self._issued.get(request):
             SESSIONS.answered(self.tenant, self.session, self._messages, Message(role="assistant", content=text))
+
+    def _message(self, role: Any, text: str, request: str = "") -> MessageAdded:
+        return MessageAdded(**self._head(request), position=0, role=role, content=text[:MAX_MESSAGE_CHARS])
 
     def _result(self, call: MessageCall, message: Message) -> ToolReturned:
         return ToolReturned(

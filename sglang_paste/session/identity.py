@@ -12,6 +12,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
+from typing import NamedTuple
 
 from sglang_paste.calls import SessionId, TenantId
 from sglang_paste.session.message import Message, digest
@@ -29,7 +30,7 @@ class Sessions:
         self._calls = _Owners(capacity)
         self._answers = _Owners(capacity)
         self._returned = _Owners(capacity)
-        self._told: OrderedDict[tuple[TenantId, SessionId], tuple[int, bytes]] = OrderedDict()
+        self._told: OrderedDict[tuple[TenantId, SessionId], _Told] = OrderedDict()
         self._capacity = capacity
         self._lock = threading.Lock()
 
@@ -63,16 +64,24 @@ class Sessions:
             return []
         key = (tenant, session)
         with self._lock:
-            count, mark = self._told.pop(key, (0, b""))
-            self._told[key] = len(messages), digest(b"", messages[-1])
+            known = self._told.pop(key, None)
+            self._told[key] = _Told(len(messages), digest(b"", messages[-1]))
             if len(self._told) > self._capacity:
                 self._told.popitem(last=False)
-        if 0 < count <= len(messages) and digest(b"", messages[count - 1]) == mark:
-            return list(messages[count:])
+        if known is not None and known.count <= len(messages) and digest(b"", messages[known.count - 1]) == known.mark:
+            rest = messages[known.count :]
+            return list(rest[1:] if rest and rest[0].content and _said(rest[0].content) == known.answer else rest)
         answers = [place for place, message in enumerate(messages) if message.role == "assistant"]
         start = answers[-1] if answers else 0
         beginning = next((place + 1 for place, message in enumerate(messages) if message.role == "user"), start)
         return [*messages[: min(beginning, start)], *messages[start:]]
+
+    def told(self, tenant: TenantId, session: SessionId, answer: str) -> None:
+        """The text of the answer to the session's latest request is known, and need not be fresh in the next."""
+        with self._lock:
+            known = self._told.get((tenant, session))
+            if known is not None:
+                self._told[tenant, session] = known._replace(answer=_said(answer))
 
     def _by_call(self, tenant: TenantId, messages: Sequence[Message]) -> SessionId | None:
         for message in reversed(messages):
@@ -90,6 +99,14 @@ class Sessions:
                 known = self._answers.get((tenant, mark))
                 owner = known if known is not None else owner
         return owner or None
+
+
+class _Told(NamedTuple):
+    """How many messages a session's latest request had, the digest of the last, and that of the answer."""
+
+    count: int
+    mark: bytes
+    answer: bytes = b""
 
 
 class _Owners:
@@ -113,6 +130,10 @@ class _Owners:
         if len(self._owners) > self._capacity:
             self._owners.popitem(last=False)
         return owner is None
+
+
+def _said(answer: str) -> bytes:
+    return digest(b"", Message(role="assistant", content=answer))
 
 
 def _new() -> SessionId:
