@@ -7,7 +7,7 @@ import msgspec
 from sglang_paste.calls import Arguments, SessionId, TenantId, ToolCall
 from sglang_paste.events import Event
 
-Source = Literal["stream", "pattern"]
+Source = Literal["stream", "pattern", "mined"]
 
 
 class ToolShape(msgspec.Struct, frozen=True):

@@ -72,6 +72,17 @@ class MinedSession:
         self._waiting: list[str] = []
         self.state = State(mined.wanted)
 
+    def offer(self, tools: Iterable[str]) -> None:
+        """From now on the model may call these tools."""
+        self._tools = frozenset(tools)
+
+    def fork(self) -> "MinedSession":
+        """A copy that goes its own way, for what may come."""
+        other = MinedSession(self._mined, self._tools, self._inert)
+        other._ids, other._waiting = dict(self._ids), list(self._waiting)
+        other.state = self.state.fork()
+        return other
+
     def observe(self, message: Mapping[str, Any]) -> None:
         """Take in the next message, in OpenAI form."""
         role = message.get("role")

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping
+from copy import copy
 from typing import Any
 
 from sglang_paste.predict import extract, template
@@ -55,6 +56,13 @@ class State:
         self._recent: dict[str, dict[str, None]] = {}
         self._year = "2024"
         self._wanted = wanted
+
+    def fork(self) -> "State":
+        """A copy that goes its own way."""
+        other = State(self._wanted)
+        for name, value in vars(self).items():
+            setattr(other, name, value if name == "_wanted" else _copied(value))
+        return other
 
     def system(self, text: str) -> None:
         """The operator's instructions; only the year is read from them."""
@@ -199,6 +207,14 @@ class State:
             values.remove(value)
         values.insert(0, value)
         del values[MAX_HISTORY:]
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [copy(item) if isinstance(item, Called) else item for item in value]
+    return set(value) if isinstance(value, set) else value
 
 
 def outcome(text: str, error: bool | None) -> str:
