@@ -3,9 +3,9 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -175,6 +175,32 @@ class Copying:
         for source in sorted(sources, key=lambda source: (-copied[source], source)):
             found.setdefault(sources[source], copied[source] / copied["tries"])
         return list(found.items())
+
+
+B = TypeVar("B", Frequent, Copying)
+
+
+class BySource(Generic[B]):
+    """A baseline for each source, told which one it is in, and one of all for sources that were not trained on."""
+
+    def __init__(self, kind: Callable[[], B]) -> None:
+        self._kind: Callable[[], B] = kind
+        self._all: B = kind()
+        self._own: dict[str, B] = {}
+
+    def add(self, session: Session) -> None:
+        """Learn from a session."""
+        self._all.add(session)
+        self._own.setdefault(session.source, self._kind()).add(session)
+
+    def finish(self) -> None:
+        """Rank what was learned."""
+        for baseline in (self._all, *self._own.values()):
+            baseline.finish()
+
+    def of(self, session: Session) -> B:
+        """The baseline for a session."""
+        return self._own.get(session.source, self._all)
 
 
 class _CopyingSession:

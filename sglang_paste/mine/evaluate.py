@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
-from sglang_paste.mine.baseline import Copying, Frequent
+from sglang_paste.mine.baseline import BySource, Copying, Frequent
 from sglang_paste.mine.records import Session
 from sglang_paste.mine.score import Online, Scorer, Tally
 from sglang_paste.mine.split import Tasks, recording_key
@@ -49,7 +49,7 @@ class Evaluation:
 
     def run(self, train: Sessions, test: Sessions) -> None:
         """Train all predictors in one pass over `train`, then test them in one pass over `test`."""
-        copying, frequent, tasks, known = Copying(), Frequent(), Tasks(), set[bytes]()
+        copying, frequent, tasks, known = BySource(Copying), BySource(Frequent), Tasks(), set[bytes]()
 
         def noted() -> Iterator[Session]:
             for session in train:
@@ -63,23 +63,20 @@ class Evaluation:
         mined = self._train(noted())
         copying.finish()
         frequent.finish()
-        predictors: tuple[tuple[str, Opener, Scorer], ...] = (
-            (MINED, mined, self.scorer),
-            (COPYING, copying, self._others),
-            (FREQUENT, frequent, self._others),
-        )
         for session in test:
             if recording_key(session) in known:
                 self.leaked += 1
                 continue
             self.tested += 1
             side: Side = "recurring" if session in tasks else "unseen"
-            for name, predictor, scorer in predictors:
+            predictors = {MINED: mined, COPYING: copying.of(session), FREQUENT: frequent.of(session)}
+            for name, predictor in predictors.items():
                 tally = self.tallies.setdefault((side, session.source, name), Tally())
+                scorer = self.scorer if name == MINED else self._others
                 scorer.score(session, predictor.session(inert=self._inert), tally, session.task_id)
 
 
-def mined(k: int, progress: Callable[[Sessions], Sessions] = lambda sessions: sessions) -> Trainer:
+def mined(k: int) -> Trainer:
     """Trains as `sglang-paste mine` does, over a file, so that what is tested is what a server would load."""
 
     def train(sessions: Sessions) -> Opener:
@@ -87,7 +84,7 @@ def mined(k: int, progress: Callable[[Sessions], Sessions] = lambda sessions: se
         from sglang_paste.predict import load, patternfile
 
         miner = Miner(k=k)
-        for session in progress(sessions):
+        for session in sessions:
             miner.add(session)
         with tempfile.TemporaryDirectory(prefix="sglang-paste-") as folder:
             path = Path(folder) / "patterns"

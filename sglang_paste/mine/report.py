@@ -172,6 +172,7 @@ def summary(found: Sequence[Row], evaluation: Evaluation) -> str:
     lines.append(f"observe and candidates: {p50:.0f} µs p50, {p99:.0f} µs p99 of {decisions:,} decisions")
     if evaluation.leaked:
         lines.append(f"{evaluation.leaked:,} test sessions were trained on themselves and are left out")
+    lines.append("The baselines are told the source; mined patterns are not.")
     lines.append("calls: first calls of a turn; ECE: of the best candidate; time: share of the recorded tool seconds")
     return "\n".join(lines)
 

@@ -4,7 +4,7 @@ import json
 
 from recorded import lookups
 
-from sglang_paste.mine.baseline import Copying, Frequent
+from sglang_paste.mine.baseline import BySource, Copying, Frequent
 from sglang_paste.mine.messages import steps
 from sglang_paste.mine.records import Call, Result, Session, Turn
 
@@ -71,3 +71,12 @@ def test_values_that_json_cannot_say_are_passed_over() -> None:
     odd = Session("s", "s", "t", (Turn("assistant", "", (Call("f", {"x": "\ud800"}),)),))
     assert learned(Frequent, odd).session().candidates(3) == []
     assert learned(Copying, odd).session().candidates(3)[0].tool == "f"
+
+
+def test_a_baseline_knows_its_source_and_falls_back_on_all() -> None:
+    baselines = BySource(Copying)
+    for session in (lookups("shop", 1), Session("s", "s", "t", (Turn("assistant", "", (Call("f", {}),)),))):
+        baselines.add(session)
+    baselines.finish()
+    assert baselines.of(lookups("shop", 2)).session().tools() == {"find_order": 1.0}
+    assert baselines.of(lookups("elsewhere", 2)).session().tools() == {"find_order": 0.5, "f": 0.5}
