@@ -195,7 +195,8 @@ class BySource(Generic[B]):
 
     def finish(self) -> None:
         """Rank what was learned."""
-        for baseline in (self._all, *self._own.values()):
+        self._all.finish()
+        for baseline in self._own.values():
             baseline.finish()
 
     def of(self, session: Session) -> B:
