@@ -42,7 +42,7 @@ class Frequent:
 
     def __init__(self) -> None:
         self._calls: Counter[tuple[str, Value]] = Counter()
-        self._best: dict[tuple[str | None, tuple[str, ...]], list[Guess]] = {}
+        self._best: dict[tuple[tuple[str, ...] | None, tuple[str, ...]], list[Guess]] = {}
 
     def add(self, session: Session) -> None:
         """Count a session's calls."""
@@ -57,9 +57,9 @@ class Frequent:
         self._total = max(self._calls.total(), 1)
         self._ranked = sorted(self._calls.items(), key=lambda item: (-item[1], item[0]))
 
-    def session(self, *, inert: Sequence[str] = ()) -> "_AlwaysTheSame":
-        """A session to predict. `inert` arguments (NAME or TOOL.NAME) are left out of the candidates."""
-        return _AlwaysTheSame(self, inert)
+    def session(self, tools: Sequence[str] | None = None, *, inert: Sequence[str] = ()) -> "_AlwaysTheSame":
+        """A session to predict that may call `tools`. `inert` arguments (NAME or TOOL.NAME) are left out."""
+        return _AlwaysTheSame(self, tools, inert)
 
     def tools(self) -> dict[str, float]:
         """All known tools with their shares."""
@@ -68,11 +68,11 @@ class Frequent:
             counts[name] += count
         return {name: count / self._total for name, count in counts.items()}
 
-    def best(self, tool: str | None, inert: Sequence[str]) -> list[Guess]:
-        """The `OFFERED` most frequent calls, of this tool where one is named."""
-        asked = tool, tuple(inert)
+    def best(self, tools: Sequence[str] | None, inert: Sequence[str]) -> list[Guess]:
+        """The `OFFERED` most frequent calls, of these tools where some are named."""
+        asked = None if tools is None else tuple(tools), tuple(inert)
         if asked not in self._best:
-            counted = [(name, text, count) for (name, text), count in self._ranked if tool in (None, name)]
+            counted = [(name, text, count) for (name, text), count in self._ranked if tools is None or name in tools]
             total = max(sum(count for _, _, count in counted), 1)
             guesses = (Guess(name, json.loads(text), count / total) for name, text, count in counted)
             self._best[asked] = _merged(guesses, inert)[:OFFERED]
@@ -80,18 +80,19 @@ class Frequent:
 
 
 class _AlwaysTheSame:
-    def __init__(self, learned: Frequent, inert: Sequence[str]) -> None:
+    def __init__(self, learned: Frequent, tools: Sequence[str] | None, inert: Sequence[str]) -> None:
         self._learned = learned
+        self._tools = tools
         self._inert = inert
 
     def observe(self, message: Mapping[str, Any]) -> None:
         pass
 
     def candidates(self, k: int, tool: str | None = None) -> list[Guess]:
-        return self._learned.best(tool, self._inert)[:k]
+        return self._learned.best(self._tools if tool is None else [tool], self._inert)[:k]
 
     def tools(self) -> dict[str, float]:
-        return self._learned.tools()
+        return _among(self._tools, self._learned.tools())
 
 
 class Copying:
@@ -128,9 +129,9 @@ class Copying:
                 self._common[place] = value
                 self._copied[place]["constant"] = count
 
-    def session(self, *, inert: Sequence[str] = ()) -> "_CopyingSession":
-        """A session to predict. `inert` arguments (NAME or TOOL.NAME) are left out of the candidates."""
-        return _CopyingSession(self, inert)
+    def session(self, tools: Sequence[str] | None = None, *, inert: Sequence[str] = ()) -> "_CopyingSession":
+        """A session to predict that may call `tools`. `inert` arguments (NAME or TOOL.NAME) are left out."""
+        return _CopyingSession(self, tools, inert)
 
     def tools(self, last: str) -> dict[str, float]:
         """The tools that followed `last`, with their shares."""
@@ -205,8 +206,9 @@ class BySource(Generic[B]):
 
 
 class _CopyingSession:
-    def __init__(self, learned: Copying, inert: Sequence[str]) -> None:
+    def __init__(self, learned: Copying, tools: Sequence[str] | None, inert: Sequence[str]) -> None:
         self._learned = learned
+        self._tools = tools
         self._inert = inert
         self._seen = _Seen()
 
@@ -228,7 +230,7 @@ class _CopyingSession:
         return _merged(found, self._inert)[:k]
 
     def tools(self) -> dict[str, float]:
-        return self._learned.tools(self._seen.last)
+        return _among(self._tools, self._learned.tools(self._seen.last))
 
 
 class _Seen:
@@ -303,6 +305,10 @@ def _text(value: Any) -> Value | None:
 
 def _ranked(counts: Counter[Any]) -> list[tuple[Any, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _among(tools: Sequence[str] | None, shares: dict[str, float]) -> dict[str, float]:
+    return shares if tools is None else {tool: share for tool, share in shares.items() if tool in tools}
 
 
 def _merged(guesses: Iterable[Guess], inert: Sequence[str]) -> list[Guess]:

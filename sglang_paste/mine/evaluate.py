@@ -23,8 +23,8 @@ Key = tuple[Side, str, str]
 class Opener(Protocol):
     """A trained predictor."""
 
-    def session(self, *, inert: Sequence[str] = ()) -> Online:
-        """A session to predict. `inert` arguments (NAME or TOOL.NAME) need not be predicted."""
+    def session(self, tools: Sequence[str] | None = None, *, inert: Sequence[str] = ()) -> Online:
+        """A session to predict that may call `tools`. `inert` arguments (NAME or TOOL.NAME) need not be predicted."""
 
 
 Trainer = Callable[[Sessions], Opener]
@@ -73,7 +73,7 @@ class Evaluation:
             for name, predictor in predictors.items():
                 tally = self.tallies.setdefault((side, session.source, name), Tally())
                 scorer = self.scorer if name == MINED else self._others
-                scorer.score(session, predictor.session(inert=self._inert), tally, session.task_id)
+                scorer.score(session, predictor.session(session.tools, inert=self._inert), tally, session.task_id)
 
 
 def mined(k: int) -> Trainer:

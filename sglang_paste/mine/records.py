@@ -42,10 +42,12 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 class Session(msgspec.Struct, frozen=True):
-    """One conversation, its turns in order. `task_id` is the same for every session of one task."""
+    """One conversation, its turns in order. `task_id` is the same for every session of one task, `tools` are the names
+    of the tools that were offered (None where that was not recorded)."""
 
     source: str
     session_id: str
     task_id: str
     turns: tuple[Turn, ...]
     tenant: str = ""
+    tools: tuple[str, ...] | None = None

@@ -80,3 +80,13 @@ def test_a_baseline_knows_its_source_and_falls_back_on_all() -> None:
     baselines.finish()
     assert baselines.of(lookups("shop", 2)).session().tools() == {"find_order": 1.0}
     assert baselines.of(lookups("elsewhere", 2)).session().tools() == {"find_order": 0.5, "f": 0.5}
+
+
+def test_only_tools_that_are_offered_are_expected() -> None:
+    for kind in (Copying, Frequent):
+        baseline = learned(kind, lookups("shop", 1))
+        session = baseline.session(["find_customer", "other"])
+        assert {guess.tool for guess in session.candidates(5)} <= {"find_customer"}
+        assert baseline.session([]).candidates(5) == []
+        assert set(session.tools()) <= {"find_customer"}
+        assert [guess.tool for guess in session.candidates(1, tool="find_order")] == ["find_order"]

@@ -35,7 +35,8 @@ def sessions(draw: st.DrawFn) -> Session:
     for number in range(draw(st.integers(0, 3))):
         turns += draw(exchanges(number))
     turns.append(Turn("assistant", draw(texts)))
-    return Session(draw(names), draw(names), draw(names), tuple(turns))
+    tools = draw(st.none() | st.lists(names, max_size=3).map(tuple))
+    return Session(draw(names), draw(names), draw(names), tuple(turns), tools=tools)
 
 
 def as_own(session: Session) -> dict[str, Any]:
@@ -59,7 +60,14 @@ def as_openai(session: Session) -> dict[str, Any]:
             ]
         messages.append(message)
     ids = {"id": session.session_id, "task_id": session.task_id, "source": session.source}
-    return {**ids, "messages": messages}
+    return {**ids, "messages": messages, "tools": as_tools(session)}
+
+
+def as_tools(session: Session) -> list[dict[str, Any]] | None:
+    """What was offered, in the form of the OpenAI chat API."""
+    if session.tools is None:
+        return None
+    return [{"type": "function", "function": {"name": name, "parameters": {}}} for name in session.tools]
 
 
 def as_atif(session: Session) -> dict[str, Any]:
@@ -80,7 +88,7 @@ def as_atif(session: Session) -> dict[str, Any]:
     return {
         "schema_version": "ATIF-v1.7",
         "session_id": session.session_id,
-        "agent": {"name": session.source, "version": "1"},
+        "agent": {"name": session.source, "version": "1", "tool_definitions": as_tools(session)},
         "steps": steps,
         "extra": {"task_id": session.task_id},
     }

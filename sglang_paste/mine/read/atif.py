@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from sglang_paste.mine.read.text import Pending, digest, plain, task_or_text
+from sglang_paste.mine.read.text import Pending, digest, offered, plain, task_or_text
 from sglang_paste.mine.records import Call, Result, Session, Turn
 
 _ROLES = {"system": "system", "user": "user", "agent": "assistant"}
@@ -41,6 +41,7 @@ class _Step(msgspec.Struct):
 
 class _Agent(msgspec.Struct):
     name: str = "atif"
+    tool_definitions: list[Any] | None = None
 
 
 class _Trajectory(msgspec.Struct):
@@ -68,7 +69,7 @@ def _sessions(found: _Trajectory, unnamed: str) -> Iterator[Session]:
     session_id = "/".join(names) or unnamed
     turns = tuple(turn for step in found.steps for turn in _turns(step))
     task = task_or_text((found.extra or {}).get("task_id"), turns, session_id)
-    yield Session(found.agent.name, session_id, task, turns)
+    yield Session(found.agent.name, session_id, task, turns, tools=offered(found.agent.tool_definitions))
     for number, below in enumerate(found.subagent_trajectories or ()):
         yield from _sessions(below, f"{session_id}/{number}")
 

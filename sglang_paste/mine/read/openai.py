@@ -1,6 +1,7 @@
 """Conversations as the OpenAI chat API has them: JSON lines of `{"messages": [...]}`.
 
-The optional `id` (or `session_id`), `task_id`, `source` and `tenant` say whose conversation it is.
+The optional `id` (or `session_id`), `task_id`, `source` and `tenant` say whose conversation it is, and `tools` what was
+offered.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ import msgspec
 
 from sglang_paste.calls import parse_arguments
 from sglang_paste.errors import BadArguments
-from sglang_paste.mine.read.text import Pending, digest, plain, task_or_text
+from sglang_paste.mine.read.text import Pending, digest, offered, plain, task_or_text
 from sglang_paste.mine.records import Call, Result, Session, Turn
 
 SOURCE = "openai"
@@ -42,6 +43,7 @@ class _Conversation(msgspec.Struct):
     task_id: str | int | None = None
     source: str = SOURCE
     tenant: str = ""
+    tools: list[Any] | None = None
 
 
 _decoder = msgspec.json.Decoder(_Conversation)
@@ -56,7 +58,8 @@ def read(data: bytes, note: Callable[[str], None]) -> list[Session]:
     turns = tuple(_turns(found.messages, note))
     given = found.session_id if found.id is None else found.id
     session_id = digest(data) if given is None else str(given)
-    return [Session(found.source, session_id, task_or_text(found.task_id, turns, session_id), turns, found.tenant)]
+    task_id = task_or_text(found.task_id, turns, session_id)
+    return [Session(found.source, session_id, task_id, turns, found.tenant, offered(found.tools))]
 
 
 def _turns(messages: list[_Message], note: Callable[[str], None]) -> Iterator[Turn]:

@@ -1,6 +1,6 @@
 """Our own form of recorded sessions: JSON lines, one session each.
 
-    {"source": "shop", "session_id": "s1", "task_id": "t1", "tenant": "", "turns": [
+    {"source": "shop", "session_id": "s1", "task_id": "t1", "tenant": "", "tools": ["find"], "turns": [
       {"role": "user", "content": "where is order 7?"},
       {"role": "assistant", "content": "", "t_start": 1.0, "t_end": 2.5,
        "tool_calls": [{"id": "c1", "name": "find", "arguments": {"order": 7}}]},
@@ -24,6 +24,7 @@ class _Line(msgspec.Struct):
     session_id: str | int | None = None
     task_id: str | int | None = None
     tenant: str = ""
+    tools: tuple[str, ...] | None = None
 
 
 _decoder = msgspec.json.Decoder(_Line)
@@ -33,6 +34,5 @@ def read(data: bytes) -> list[Session]:
     """The session of one line. Raises msgspec.MsgspecError, UnicodeDecodeError or RecursionError."""
     line = _decoder.decode(data)
     session_id = digest(data) if line.session_id is None else str(line.session_id)
-    return [
-        Session(line.source, session_id, task_or_text(line.task_id, line.turns, session_id), line.turns, line.tenant)
-    ]
+    task_id = task_or_text(line.task_id, line.turns, session_id)
+    return [Session(line.source, session_id, task_id, line.turns, line.tenant, line.tools)]

@@ -21,6 +21,15 @@ def plain(content: Any) -> str:
     return ""
 
 
+def offered(tools: list[Any] | None) -> tuple[str, ...] | None:
+    """The names of tools in the form of the OpenAI chat API; what is no function is passed over."""
+    if tools is None:
+        return None
+    functions = [tool.get("function", tool) for tool in tools if isinstance(tool, dict)]
+    names = (function.get("name") for function in functions if isinstance(function, dict))
+    return tuple(name for name in names if isinstance(name, str))
+
+
 def digest(data: bytes) -> str:
     """An id for a document that has none; equal documents get equal ones."""
     return hashlib.blake2b(data, digest_size=8).hexdigest()
