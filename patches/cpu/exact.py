@@ -35,6 +35,10 @@ class Exact:
         self._before: list[tuple[Part, bool, Any]] = []
 
     @property
+    def parts(self) -> list[Part]:
+        return list(self._parts)
+
+    @property
     def armed(self) -> bool:
         return bool(self._before)
 

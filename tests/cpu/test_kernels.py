@@ -12,7 +12,10 @@ from sglang_paste.patches.cpu import compiled, kernels
 
 pytestmark = [
     pytest.mark.host,
-    pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="the processor has no AVX-512"),
+    pytest.mark.skipif(
+        torch.backends.cpu.get_cpu_capability() != "AVX512" or torch.cpu._is_avx512_bf16_supported(),
+        reason="the processor has no AVX-512, or bfloat16 instructions",
+    ),
 ]
 relaxed = settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 seeds = st.integers(0, 2**31)

@@ -1,0 +1,29 @@
+"""The real model generates under paste_cpu what it generates under torch_native: tokens, and the bits of the logits."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from real_server import MODEL
+
+pytestmark = pytest.mark.host
+SCRIPT = Path(__file__).parents[1] / "support" / "greedy_text.py"
+
+
+@pytest.mark.timeout(300)
+def test_text_and_logits_are_those_of_torch_native() -> None:
+    command = [sys.executable, "-W", "ignore", str(SCRIPT), str(MODEL)]
+    ran = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=280
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    result = json.loads(ran.stdout.splitlines()[-1])
+    if torch.backends.cpu.get_cpu_capability() == "AVX512" and not torch.cpu._is_avx512_bf16_supported():
+        assert {"decoder stack", "linear layers", "logits"} <= set(result["armed"]), "install gcc"
+    for run in result["runs"]:
+        assert run["paste_cpu"] == run["torch_native"]
+        assert run["logits_equal"]
