@@ -27,6 +27,7 @@ FLAGS = (
     "--tool-speculation-budget",
     "--tool-state-dir",
     "--tool-cpus",
+    "--tool-patterns",
 )
 
 _MAX_YAML_BYTES = 1024 * 1024
@@ -69,6 +70,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--tool-cpus", metavar="LIST", help="The cores of the side process and its tools, as 1 or 2-3,6. Default: all."
     )
+    group.add_argument(
+        "--tool-patterns", metavar="FILE", help="What `sglang-paste mine` found; calls are predicted from it."
+    )
 
 
 def read(args: argparse.Namespace, server_args: Any) -> Settings | None:
@@ -95,6 +99,7 @@ def read(args: argparse.Namespace, server_args: Any) -> Settings | None:
         budget=args.tool_speculation_budget,
         api_key=server_args.api_key,
         cpus=args.tool_cpus,
+        patterns=args.tool_patterns,
     )
 
 
@@ -107,6 +112,7 @@ def settle(
     budget: int | None,
     api_key: str | None,
     cpus: str | None,
+    patterns: str | None = None,
 ) -> Settings:
     """Check every value and make the directories. Raises ConfigError."""
     if not is_loopback(host) and not api_key:
@@ -125,6 +131,7 @@ def settle(
         budget=budget,
         api_key=api_key or None,
         cpus=cores,
+        patterns=check_patterns(patterns) if patterns else None,
         inert=inert_arguments(tools),
     )
 
@@ -134,6 +141,14 @@ def load_tools(path: str) -> ToolConfig:
     from sglang_paste.execute.load import load_config
 
     return load_config(path)
+
+
+def check_patterns(path: str) -> str:
+    """The absolute path of a mined file that can be read. Raises ConfigError."""
+    from sglang_paste.predict import load
+
+    load(path)
+    return str(Path(path).resolve())
 
 
 def inert_arguments(config: ToolConfig) -> dict[str, tuple[str, ...]]:

@@ -74,6 +74,7 @@ def _add_speculator(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--api-key-env", metavar="NAME", help="the environment variable that holds the bearer token")
     parser.add_argument("--budget", metavar="N", type=int, help="how many tools may run early at once")
     parser.add_argument("--cpus", metavar="LIST", help="the cores of this process and its tools, as 1 or 2-3,6")
+    parser.add_argument("--patterns", metavar="FILE", help="what `sglang-paste mine` found, to predict calls from")
     parser.set_defaults(run=_speculator)
 
 
@@ -120,6 +121,7 @@ def _own_settings(args: argparse.Namespace) -> Settings:
         budget=args.budget,
         api_key=_key(args.api_key_env),
         cpus=args.cpus,
+        patterns=args.patterns,
     )
 
 

@@ -128,8 +128,8 @@ class ToolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What the launcher's flags come to, for all processes of a server. `run_dir` (mode 0700) holds the bus's
     socket and the state of the side process; `api_key` is the gateway's bearer token, None for no auth. `cpus` are the
-    cores of the side process and its tools, None for all; `inert` holds each tool's inert arguments by the name under
-    which it is offered."""
+    cores of the side process and its tools, None for all; `patterns` is a mined file; `inert` holds each tool's inert
+    arguments by the name under which it is offered."""
 
     tool_config: str | None
     gateway_host: str
@@ -139,4 +139,5 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     budget: int | None = None
     api_key: str | None = None
     cpus: tuple[int, ...] | None = None
+    patterns: str | None = None
     inert: dict[str, tuple[str, ...]] = {}

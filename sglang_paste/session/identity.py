@@ -68,8 +68,8 @@ class Sessions:
             self._told[key] = _Told(len(messages), digest(b"", messages[-1]))
             if len(self._told) > self._capacity:
                 self._told.popitem(last=False)
-        if known is not None and known.count <= len(messages) and digest(b"", messages[known.count - 1]) == known.mark:
-            rest = messages[known.count :]
+        if known is not None and known.size <= len(messages) and digest(b"", messages[known.size - 1]) == known.mark:
+            rest = messages[known.size :]
             return list(rest[1:] if rest and rest[0].content and _said(rest[0].content) == known.answer else rest)
         answers = [place for place, message in enumerate(messages) if message.role == "assistant"]
         start = answers[-1] if answers else 0
@@ -104,7 +104,7 @@ class Sessions:
 class _Told(NamedTuple):
     """How many messages a session's latest request had, the digest of the last, and that of the answer."""
 
-    count: int
+    size: int
     mark: bytes
     answer: bytes = b""
 

@@ -47,6 +47,7 @@ class Early:
         spawn: Spawn,
         clock: Clock,
         engine_alive: Callable[[], bool],
+        foresee: Callable[[ToolCall, str, float, float], list[Candidate]],
     ) -> None:
         self.authoritative: Counter[str] = Counter()
         self.asked: Counter[tuple[TenantId, str]] = Counter()
@@ -60,6 +61,7 @@ class Early:
         self._spawn = spawn
         self._clock = clock
         self._engine_alive = engine_alive
+        self._foresee = foresee
         self._cores = len(os.sched_getaffinity(0))
         self._runs: dict[int, Run] = {}
         self._settled: dict[int, anyio.Event] = {}
@@ -184,7 +186,15 @@ class Early:
             self._settled.pop(entry.id).set()
             if entry.ended:
                 self._recorder.early_ended(entry)
+        if entry.state == "ready":
+            self._look_ahead(entry, outcome)
         self.plan()
+
+    def _look_ahead(self, entry: Entry, outcome: Outcome) -> None:
+        """What the call may lead to can run before the call is made: its result is here."""
+        call = ToolCall(tenant=entry.tenant, session=entry.session, tool=entry.tool, arguments=entry.arguments)
+        left = max(entry.claimed_in - (self._clock() - entry.queued_at), 0.0)
+        self.offer(self._foresee(call, outcome.content, entry.probability, left))
 
     def _may_leave(self, entry: Entry) -> bool:
         """A call that is seen outside is in the disclosure log before it leaves."""

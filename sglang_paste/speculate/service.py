@@ -65,6 +65,8 @@ class Learning(Protocol):
         self, call: ToolCall, content: str, duration: float, *, ok: bool, asked: float | None = None
     ) -> list[Candidate]: ...
 
+    def foresee(self, call: ToolCall, content: str, probability: float, claimed_in: float) -> list[Candidate]: ...
+
     async def save(self) -> None: ...
 
 
@@ -94,7 +96,16 @@ class Service:
         limits = effective_limits(config.limits, budget)
         self._ledger = Ledger(known.policies, limits)
         self._early = Early(
-            self._ledger, tools, known.policies, limits, journal, self._recorder, self.spawn, clock, self.engine_alive
+            self._ledger,
+            tools,
+            known.policies,
+            limits,
+            journal,
+            self._recorder,
+            self.spawn,
+            clock,
+            self.engine_alive,
+            learning.foresee,
         )
         self.desk = ToolDesk(
             tools, self._ledger, journal, self._early, learning, self._recorder, self.spawn, clock, self.engine_alive
@@ -211,7 +222,8 @@ async def serve(
         journal = stack.enter_context(contextlib.closing(Journal(state / "journal.sqlite", clock=time.time)))
         async with _opened(catalog or Catalog(config)) as tools:
             known = Known(tools)
-            learning = stack.enter_context(contextlib.closing(Predictors(str(state), known.shapes)))
+            predictors = Predictors(str(state), known.shapes, patterns=settings.patterns)
+            learning = stack.enter_context(contextlib.closing(predictors))
             async with anyio.create_task_group() as tasks:
                 service = Service(tools, known, config, settings.budget, bus, learning, journal, tasks)
                 await _until_stopped(service, auth, listener, on_ready)

@@ -106,6 +106,13 @@ class FakeLearning:
         guess = msgspec.structs.replace(candidate("read", arguments("next")), probability=0.4)
         return [guess] if call.arguments["path"] == "followed" else []
 
+    def foresee(self, call: ToolCall, content: str, probability: float, claimed_in: float) -> list[Candidate]:
+        """A result that names a path leads there, however often."""
+        if not content.startswith("read "):
+            return []
+        ahead = candidate("read", arguments(content.removeprefix("read ")))
+        return [msgspec.structs.replace(ahead, probability=0.9 * probability, claimed_in=claimed_in + 1.0)]
+
     async def save(self) -> None:
         pass
 

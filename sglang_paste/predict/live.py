@@ -1,0 +1,214 @@
+"""Mined patterns in a running server: what its sessions bring goes in, candidates come out, trust is learned."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sglang_paste.calls import SessionId, TenantId, ToolCall, call_key, parse_arguments
+from sglang_paste.errors import BadArguments
+from sglang_paste.events import CallNamed, Event, MessageAdded, SessionEnded, ToolReturned, TurnStarted
+from sglang_paste.predict.base import Candidate, RunTime, ToolShape
+from sglang_paste.predict.learn import Bounded, Samples
+from sglang_paste.predict.mined import Candidate as Guess
+from sglang_paste.predict.mined import Mined, MinedSession
+
+MAX_SESSIONS = 512
+MAX_TRUSTS = 4096
+MAX_BRANCHES = 128
+MAX_OFFERS = 5
+MIN_PROBABILITY = 0.02
+_UNRETURNED = 16
+_DEFAULT_DELAY = 2.0
+_NAMED_DELAY = 0.3
+
+SessionKey = tuple[TenantId, SessionId]
+
+
+class Trust:
+    """Hits against what the probabilities promised, forgetting: below 1 where the patterns promise too much."""
+
+    KEEP = 0.9
+    PRIOR = 1.0
+
+    def __init__(self) -> None:
+        self._hits = 0.0
+        self._promised = 0.0
+
+    @property
+    def factor(self) -> float:
+        """What a promised probability is worth here. Never above 1: the patterns are calibrated."""
+        return min(1.0, (self._hits + self.PRIOR) / (self._promised + self.PRIOR))
+
+    def learn(self, promised: float, hit: bool) -> None:
+        """A promise of this probability was kept, or not."""
+        self._hits = self._hits * self.KEEP + hit
+        self._promised = self._promised * self.KEEP + promised
+
+
+class _Session:
+    def __init__(self, mined: MinedSession) -> None:
+        self.mined = mined
+        self.offered: list[Guess] = []
+        self.unreturned: list[str] = []
+        self.since: float | None = None
+
+
+class LivePredictor:
+    """Sessions of a running server over mined patterns; bounded in sessions and in what each holds.
+
+    `run_time` says how long a tool takes here; it counts more than what was recorded elsewhere once the tool has run.
+    """
+
+    def __init__(
+        self,
+        mined: Mined,
+        run_time: Callable[[TenantId, str], RunTime],
+        shapes: Mapping[str, ToolShape] | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._mined = mined
+        self._run_time = run_time
+        self._shapes = {} if shapes is None else shapes
+        self._clock = clock
+        self._sessions: Bounded[SessionKey, _Session] = Bounded(MAX_SESSIONS)
+        self._trust: Bounded[tuple[TenantId, str], Trust] = Bounded(MAX_TRUSTS)
+        self._delays: Bounded[TenantId, Samples] = Bounded(MAX_TRUSTS)
+        self._branches: Bounded[tuple[SessionKey, str], MinedSession] = Bounded(MAX_BRANCHES)
+
+    def observe(self, event: Event) -> list[Candidate]:
+        """Candidates where a turn starts, a tool is named, or a result the gateway did not give came back."""
+        key = (event.tenant, event.session)
+        if isinstance(event, MessageAdded):
+            self._use(key).mined.observe({"role": event.role, "content": event.content})
+        elif isinstance(event, TurnStarted):
+            session = self._use(key)
+            session.since = event.time
+            session.mined.offer(event.tools)
+            return self._offers(key, event.time)
+        elif isinstance(event, CallNamed):
+            return self._offers(key, event.time, event.tool)
+        elif isinstance(event, ToolReturned):
+            return self._returned(key, event)
+        elif isinstance(event, SessionEnded):
+            self._sessions.pop(key)
+        return []
+
+    def confirm(
+        self, call: ToolCall, content: str, duration: float, *, ok: bool, asked: float | None = None
+    ) -> list[Candidate]:
+        """Judge what was promised by the call that was made, take in its result, and offer what may follow."""
+        if call.session is None:
+            return []
+        key = (call.tenant, call.session)
+        made = self._key(call.tool, call.arguments)
+        if made is None:
+            return []
+        now = self._clock()
+        session = self._use(key)
+        self._judge(key, session, call.tool, made)
+        if session.since is not None:
+            delay = (now if asked is None else asked) - session.since
+            self._delays.use(call.tenant, Samples).add(delay)
+        session.unreturned = [*session.unreturned[1 - _UNRETURNED :], made]
+        _push(session.mined, call.tool, call.arguments, content)
+        return self._offers(key, now)
+
+    def foresee(self, call: ToolCall, content: str, probability: float, claimed_in: float) -> list[Candidate]:
+        """What may follow a call that ran early and is made with this `probability`: its result is known here before
+        anybody asks for it, and so are the arguments that come from it."""
+        if call.session is None:
+            return []
+        key = (call.tenant, call.session)
+        known, made = self._sessions.get(key), self._key(call.tool, call.arguments)
+        if known is None or made is None:
+            return []
+        branch = (self._branches.pop((key, made)) or known.mined).fork()
+        _push(branch, call.tool, call.arguments, content)
+        found = self._candidates(key, branch.candidates(MAX_OFFERS), probability, claimed_in + self._delay(key[0]))
+        for candidate in found:
+            following = self._key(candidate.tool, candidate.arguments)
+            if following is not None:
+                self._branches.use((key, following), lambda: branch)
+        return found
+
+    def _delay(self, tenant: TenantId) -> float:
+        """Seconds from a turn's start to its call, as a rule."""
+        known = self._delays.get(tenant)
+        return known.quantile(0.5, _DEFAULT_DELAY) if known else _DEFAULT_DELAY
+
+    def _returned(self, key: SessionKey, event: ToolReturned) -> list[Candidate]:
+        """A result in the conversation: of a confirmed call, or of one that the client made by itself."""
+        try:
+            arguments = parse_arguments(event.arguments)
+        except BadArguments:
+            return []
+        made = self._key(event.tool, arguments)
+        session = self._use(key)
+        if made is None or made in session.unreturned:
+            if made is not None:
+                session.unreturned.remove(made)
+            return []
+        self._judge(key, session, event.tool, made)
+        _push(session.mined, event.tool, arguments, event.content)
+        return []
+
+    def _judge(self, key: SessionKey, session: _Session, tool: str, made: str) -> None:
+        for guess in session.offered:
+            trust = self._trust.use((key[0], guess.tool), Trust)
+            trust.learn(guess.probability, guess.tool == tool and self._key(tool, guess.arguments) == made)
+        session.offered = []
+
+    def _offers(self, key: SessionKey, now: float, tool: str | None = None) -> list[Candidate]:
+        session = self._use(key)
+        guesses = session.mined.candidates(MAX_OFFERS, tool)
+        if tool is None:
+            session.offered = guesses
+            elapsed = 0.0 if session.since is None else max(now - session.since, 0.0)
+            delay = max(self._delay(key[0]) - elapsed, _NAMED_DELAY)
+        else:
+            delay = _NAMED_DELAY
+        return self._candidates(key, guesses, 1.0, delay)
+
+    def _candidates(
+        self, key: SessionKey, guesses: list[Guess], probability: float, claimed_in: float
+    ) -> list[Candidate]:
+        found = []
+        for guess in guesses:
+            trust = self._trust.get((key[0], guess.tool))
+            p = probability * guess.probability * (trust.factor if trust else 1.0)
+            if p >= MIN_PROBABILITY:
+                found.append(
+                    Candidate(
+                        tenant=key[0],
+                        session=key[1],
+                        tool=guess.tool,
+                        arguments=guess.arguments,
+                        probability=min(p, 0.999),
+                        run_time=self._run_time(key[0], guess.tool),
+                        claimed_in=claimed_in,
+                        source="mined",
+                    )
+                )
+        return found
+
+    def _use(self, key: SessionKey) -> _Session:
+        return self._sessions.use(key, lambda: self._begin(key[0]))
+
+    def _begin(self, tenant: TenantId) -> _Session:
+        inert = {f"{tool}.{name}" for tool, shape in self._shapes.items() for name in shape.inert}
+        return _Session(self._mined.session(tenant=tenant, inert=inert))
+
+    def _key(self, tool: str, arguments: Mapping[str, Any]) -> str | None:
+        inert = self._shapes[tool].inert if tool in self._shapes else ()
+        try:
+            return call_key(tool, dict(arguments), inert)
+        except BadArguments:
+            return None
+
+
+def _push(session: MinedSession, tool: str, arguments: Mapping[str, Any], content: str) -> None:
+    function = {"name": tool, "arguments": json.dumps(arguments)}
+    session.observe({"role": "assistant", "tool_calls": [{"id": "", "type": "function", "function": function}]})
+    session.observe({"role": "tool", "tool_call_id": "", "content": content})

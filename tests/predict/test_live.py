@@ -1,0 +1,135 @@
+"""Mined patterns over the events of a running server."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recorded import lookups
+
+from sglang_paste.calls import DEFAULT_TENANT, SessionId, ToolCall
+from sglang_paste.events import CallNamed, Event, MessageAdded, SessionEnded, ToolReturned, TurnStarted
+from sglang_paste.mine.learn import Miner
+from sglang_paste.predict import Candidate, Predictors, RunTime, ToolShape, patternfile
+from sglang_paste.predict.live import LivePredictor
+from sglang_paste.predict.mined import Mined
+
+TOOLS = ("find_order", "find_customer")
+
+
+@pytest.fixture(scope="module")
+def mined() -> Mined:
+    miner = Miner()
+    for number in range(40):
+        miner.add(lookups("shop", number))
+    return Mined(miner.finish())
+
+
+class House:
+    """A predictor with a clock, and one session's events."""
+
+    def __init__(self, mined: Mined, **shapes: ToolShape) -> None:
+        self.now = 0.0
+        self.predictor = LivePredictor(
+            mined, lambda tenant, tool: RunTime(p50=1.0, p90=2.0), shapes, clock=lambda: self.now
+        )
+
+    def say(self, kind: type[Event], **fields: Any) -> list[Candidate]:
+        head = {"tenant": DEFAULT_TENANT, "session": SessionId("s"), "request": "r", "position": 0, "time": self.now}
+        return self.predictor.observe(kind(**head, **fields))
+
+    def ask(self, text: str, tools: tuple[str, ...] = TOOLS) -> list[Candidate]:
+        self.say(MessageAdded, role="user", content=text)
+        return self.say(TurnStarted, prompt_tokens=1, tools=tools)
+
+    def made(self, tool: str, arguments: dict[str, Any], result: dict[str, Any]) -> list[Candidate]:
+        call = ToolCall(tenant=DEFAULT_TENANT, session=SessionId("s"), tool=tool, arguments=arguments)
+        return self.predictor.confirm(call, json.dumps(result), 1.0, ok=True)
+
+
+def question(order: str) -> str:
+    return f"please tell me all about {order} in words of your own"
+
+
+def test_candidates_follow_what_was_said_and_what_came_back(mined: Mined) -> None:
+    house = House(mined)
+    first = house.ask(question("order-0500"))[0]
+    assert (first.tool, first.arguments, first.source) == ("find_order", {"order": "order-0500"}, "mined")
+    assert first.probability > 0.5
+    assert first.claimed_in == pytest.approx(2.0)
+    house.now = 1.5
+    second = house.made(first.tool, first.arguments, {"order": "order-0500", "customer": "customer-321"})[0]
+    assert (second.tool, second.arguments) == ("find_customer", {"customer": "customer-321"})
+    # The turn took 1.5 s to its call, so the next may, too.
+    later = house.ask("", TOOLS)[0]
+    assert later.claimed_in == pytest.approx(1.5)
+    assert house.say(SessionEnded) == []
+
+
+def test_a_named_tool_and_the_tools_on_offer_narrow_the_choice(mined: Mined) -> None:
+    house = House(mined)
+    assert {candidate.tool for candidate in house.ask(question("order-0500"), ("find_order",))} == {"find_order"}
+    named = house.say(CallNamed, index=0, tool="find_order")[0]
+    assert (named.arguments, named.claimed_in) == ({"order": "order-0500"}, pytest.approx(0.3))
+
+
+def test_a_result_of_the_clients_own_counts_and_a_known_one_not_twice(mined: Mined) -> None:
+    result = {"order": "order-0500", "customer": "customer-321"}
+    returned = {
+        "tool": "find_order",
+        "call_id": "c",
+        "arguments": '{"order": "order-0500"}',
+        "content": json.dumps(result),
+    }
+    house = House(mined)
+    house.ask(question("order-0500"))
+    house.say(ToolReturned, **returned)
+    assert house.ask("")[0].arguments == {"customer": "customer-321"}
+    house.made("find_customer", {"customer": "customer-321"}, {"customer": "customer-321", "name": "A. B."})
+    calls = len(house.predictor._use((DEFAULT_TENANT, SessionId("s"))).mined.state.calls)
+    house.say(ToolReturned, tool="find_customer", call_id="d", arguments='{"customer": "customer-321"}', content="{}")
+    assert len(house.predictor._use((DEFAULT_TENANT, SessionId("s"))).mined.state.calls) == calls == 2
+
+
+def test_broken_promises_lower_the_probability_within_a_few_calls(mined: Mined) -> None:
+    house = House(mined)
+    before = house.ask(question("order-0500"))[0].probability
+    for _ in range(4):
+        house.made("find_order", {"order": "another"}, {})
+        after = house.ask(question("order-0500"))[0].probability
+    assert after < before / 2
+    for _ in range(8):
+        house.made("find_order", {"order": "order-0500"}, {})
+        again = house.ask(question("order-0500"))[0].probability
+    assert again > after
+
+
+def test_inert_arguments_are_left_out_and_do_not_count(mined: Mined) -> None:
+    house = House(mined, find_order=ToolShape(arguments=("order",), inert=("order",)))
+    assert [candidate.arguments for candidate in house.ask(question("order-0500"))[:1]] == [{}]
+
+
+def test_what_a_result_leads_to_is_foreseen_over_several_calls(mined: Mined) -> None:
+    house = House(mined)
+    first = house.ask(question("order-0500"))[0]
+    call = ToolCall(tenant=DEFAULT_TENANT, session=SessionId("s"), tool=first.tool, arguments=first.arguments)
+    content = '{"order": "order-0500", "customer": "customer-321"}'
+    ahead = house.predictor.foresee(call, content, first.probability, first.claimed_in)[0]
+    assert (ahead.tool, ahead.arguments) == ("find_customer", {"customer": "customer-321"})
+    assert ahead.probability <= first.probability
+    assert ahead.claimed_in > first.claimed_in
+    following = ToolCall(tenant=DEFAULT_TENANT, session=SessionId("s"), tool=ahead.tool, arguments=ahead.arguments)
+    house.predictor.foresee(following, "{}", ahead.probability, ahead.claimed_in)
+    # The session itself has not moved.
+    assert house.say(TurnStarted, prompt_tokens=1, tools=TOOLS)[0].arguments == first.arguments
+
+
+def test_mined_patterns_are_heard_among_the_predictors(mined: Mined, tmp_path: Path) -> None:
+    file = tmp_path / "patterns"
+    patternfile.save(file, mined.patterns)
+    predictors = Predictors(None, patterns=str(file))
+    head = {"tenant": DEFAULT_TENANT, "session": SessionId("s"), "request": "r", "position": 0, "time": 0.0}
+    predictors.observe(MessageAdded(**head, role="user", content=question("order-0500")))
+    [best, *_] = predictors.observe(TurnStarted(**head, prompt_tokens=1, tools=TOOLS))
+    assert best.arguments == {"order": "order-0500"}
+    predictors.close()
