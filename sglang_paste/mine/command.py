@@ -102,9 +102,11 @@ def run_eval(args: argparse.Namespace) -> int:
     print(report.table(found))
     print(f"\n{report.summary(found, evaluation)}\n{told}")
     if args.json:
-        args.json.write_bytes(msgspec.json.format(msgspec.json.encode(report.everything(found, evaluation)), indent=1))
+        settings = {name: str(value) for name, value in vars(args).items() if name not in ("run", "command")}
+        everything = report.everything(found, evaluation, settings)
+        _write(args.json, msgspec.json.format(msgspec.json.encode(everything), indent=1).decode())
     if args.plot:
-        args.plot.write_text(plot.reliability(evaluation.tallies), encoding="utf-8")
+        _write(args.plot, plot.reliability(evaluation.tallies))
     return 0
 
 
@@ -135,6 +137,13 @@ def _split(args: argparse.Namespace, evaluation: Evaluation, progress: Progress)
     for part in range(folds) if only is None else (only,):
         evaluation.run(split.train(sessions("training"), part), split.test(sessions("testing"), part))
     return f"{told}; split into {folds} by {'session' if args.recurring else 'task'}"
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error}); name a place that can") from error
 
 
 def _at_least_one(k: int) -> int:

@@ -7,7 +7,7 @@ from xml.sax.saxutils import escape
 from sglang_paste.mine.evaluate import MINED, Key, Side
 from sglang_paste.mine.score import BINS, Reliability, Tally
 
-_SIZE, _GAP_X, _GAP_Y, _LEFT, _TOP, _BARS = 180, 56, 84, 48, 84, 30
+_SIZE, _GAP_X, _GAP_Y, _LEFT, _TOP, _BARS = 180, 72, 84, 48, 84, 30
 _PER_ROW = 5
 _INK, _SOFT, _GRID, _LINE, _FILL = "#1f2328", "#6e7781", "#d0d7de", "#0969da", "#8ec3ff"
 _STYLE = (

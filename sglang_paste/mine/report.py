@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from sglang_paste import __version__
 from sglang_paste.mine.evaluate import COPYING, FREQUENT, MINED, Evaluation, Key, Side
 from sglang_paste.mine.score import Tally
 
@@ -185,10 +186,12 @@ def latency(evaluation: Evaluation) -> tuple[float, float]:
     return ordered[len(ordered) // 2] / 1e3, ordered[min(int(0.99 * len(ordered)), len(ordered) - 1)] / 1e3
 
 
-def everything(found: Sequence[Row], evaluation: Evaluation) -> dict[str, Any]:
-    """All rows, and what the plot is drawn from."""
+def everything(found: Sequence[Row], evaluation: Evaluation, settings: dict[str, str]) -> dict[str, Any]:
+    """All rows, what the plot is drawn from, and how it was asked for."""
     p50, p99 = latency(evaluation)
     return {
+        "version": __version__,
+        "settings": settings,
         "trained_sessions": evaluation.trained,
         "tested_sessions": evaluation.tested,
         "left_out_sessions": evaluation.leaked,

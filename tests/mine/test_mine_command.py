@@ -75,6 +75,7 @@ def test_eval_keeps_tasks_that_were_trained_on_apart(tmp_path: Path, capsys: pyt
         assert sizes["unseen", "macro average", name] == 22
         assert sizes["recurring", "shop", name] == 4
         assert sizes["unseen", "shop", name] == 2
+    assert found["settings"]["k"] == "5"
     assert (found["trained_sessions"], found["tested_sessions"], found["left_out_sessions"]) == (40, 13, 1)
     rows = {(row["side"], row["source"], row["predictor"]): row for row in found["rows"]}
     assert rows["unseen", "fair", "mined"]["exact"][0] > 0.9
@@ -111,6 +112,7 @@ def test_eval_splits_sessions_by_itself(tmp_path: Path, capsys: pytest.CaptureFi
         (["--train", "IN"], "name --train and --test, or --sessions"),
         (["--sessions", "IN", "--train", "IN"], "leave out --train and --test"),
         (["--sessions", "IN", "--folds", "1"], "1 folds"),
+        (["--sessions", "IN", "--json", "EMPTY"], "cannot be written"),
         (["--sessions", "IN", "--only-fold", "4"], "number 4, is no split"),
         (["--train", "IN", "--test", "EMPTY"], "there is no tool call to predict"),
     ],
