@@ -12,6 +12,9 @@ import httpx
 import msgspec
 
 from bench.ports import free_ports
+from sglang_paste.mine.learn import Miner
+from sglang_paste.mine.records import Call, Result, Session, Turn
+from sglang_paste.predict import patternfile
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / ".cache" / "models" / "smollm2-135m"
@@ -52,6 +55,9 @@ def running_server(folder: Path) -> Iterator[Server]:
     port, gateway_port = free_ports(2)
     executions = folder / "executions"
     executions.mkdir()
+    (executions / "lines.txt").touch()
+    patterns = folder / "patterns"
+    mine_habit(patterns)
     config = folder / "tools.toml"
     config.write_text(TOOLS.format(workspace=executions))
     command = [
@@ -60,7 +66,7 @@ def running_server(folder: Path) -> Iterator[Server]:
         *("--max-total-tokens", "16384", "--mem-fraction-static", "0.4", "--sleep-on-idle"),
         *("--port", str(port), "--log-level", "warning", "--skip-server-warmup", "--served-model-name", "default"),
         *("--enable-tool-speculation", "--tool-config", str(config), "--tool-gateway-port", str(gateway_port)),
-        *("--tool-state-dir", str(folder / "state")),
+        *("--tool-state-dir", str(folder / "state"), "--tool-patterns", str(patterns)),
     ]
     environment = {**os.environ, "SGLANG_USE_CPU_ENGINE": "1", "HF_HUB_OFFLINE": "1"}
     log = folder / "server.log"
@@ -80,6 +86,23 @@ def running_server(folder: Path) -> Iterator[Server]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def mine_habit(file: Path) -> None:
+    """Patterns of agents who look at the last line whenever they have counted words."""
+    miner = Miner()
+    for number in range(20):
+        counted, looked = Call("count_words", {"text": f"text {number}"}), Call("read_lines", {"count": 1})
+        turns = (
+            Turn("user", f"Count the words of text {number} and look at the file."),
+            Turn("assistant", "", (counted,)),
+            Turn("tool", tool_results=(Result("count_words", "2"),)),
+            Turn("assistant", "", (looked,)),
+            Turn("tool", tool_results=(Result("read_lines", f"line {number}"),)),
+            Turn("assistant", "Done."),
+        )
+        miner.add(Session("made up", str(number), f"task {number}", turns))
+    patternfile.save(file, miner.finish())
 
 
 def wait_for(ready: Callable[[], bool], *, seconds: float) -> None:
