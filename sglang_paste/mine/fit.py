@@ -10,7 +10,7 @@ Ints = npt.NDArray[np.int64]
 Example = tuple[Ints, Ints, int]
 """The features that hold, the classes that were possible, and the place of the right one among these."""
 
-EPOCHS = 4
+EPOCHS = 3
 _RATE, _DECAY, _START = 0.1, 0.03, 0.1
 
 

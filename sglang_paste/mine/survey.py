@@ -14,7 +14,7 @@ from sglang_paste.predict.ways import Way, build, explain, form_of
 
 MAX_WAYS = 12
 MAX_CONSTANTS = 48
-MAX_EXPLAINED = 700
+MAX_EXPLAINED = 400
 MAX_CONSTANT_CHARS = 2000
 ArgumentKey = tuple[str, str]
 ShapeKey = tuple[str, tuple[str, ...]]
@@ -39,7 +39,8 @@ class Survey:
         tools = {call.name for turn in session.turns for call in turn.tool_calls}
         for tool in tools:
             self.together[tool] |= tools
-        thorough = any(self._calls[tool] < MAX_EXPLAINED for tool in tools)
+        calls = [turn.tool_calls[0].name for turn in session.turns if turn.tool_calls]
+        thorough = 5 * sum(self._calls[tool] < MAX_EXPLAINED for tool in calls) >= len(calls)
         for state, calls in moments(session, None if thorough else _NOTHING):
             call = calls[0]
             self._calls[call.name] += 1

@@ -1,6 +1,6 @@
 """The second pass of mining: weights, from what was chosen in each moment."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from hashlib import sha256
 
@@ -16,7 +16,8 @@ from sglang_paste.predict.patterns import Argument, Contexts, Patterns, Shape
 from sglang_paste.predict.state import State, text_of
 from sglang_paste.predict.ways import form_of
 
-MAX_CHOICES = 2000
+MAX_CHOICES = 1500
+MAX_EXAMPLES = 1200
 _WHOLE: dict[str, frozenset[str]] = {}
 _Item = tuple[Session, str]
 
@@ -65,11 +66,16 @@ class Trainer:
     def _contexts(self) -> tuple[Floats, list[Floats]]:
         """The context model, and two that each did not see one half of the tasks."""
         halves: tuple[list[Example], list[Example]] = [], []
+        taken: Counter[int] = Counter()
         for session, task in self._items:
             examples = halves[half_of(task)]
             for state, calls in moments(session, _WHOLE):
-                rows = self._rows(state)
-                examples.extend((rows, columns, right) for columns, right in self._targets(state, calls[0]))
+                rows = None
+                for columns, right in self._targets(state, calls[0]):
+                    taken[int(columns[right])] += 1
+                    if taken[int(columns[right])] <= MAX_EXAMPLES:
+                        rows = self._rows(state) if rows is None else rows
+                        examples.append((rows, columns, right))
             self._time(session)
         values = np.asarray([words.value(word) for word in self._words], np.float32)
         models = [softmax(part, values, self._columns) for part in (halves[0] + halves[1], halves[1], halves[0])]
@@ -149,9 +155,10 @@ class Trainer:
         context = slots.Context(state, scene, argument.tool, argument.name)
         found = choose.gather(argument, state, context, choose.odds(argument, scores))
         none = choose.width(argument)
-        marks = list(found.values())
+        marks = [[*marks, *slots.of_value(text, context)] for (text, _), marks in found.items()]
         if earlier:
-            marks = [[*m, slots.related(text, earlier, state)] for m, (text, _) in zip(marks, found, strict=True)]
+            for (text, _), more in zip(found, marks, strict=True):
+                more.append(slots.related(text, earlier, state))
         marks.append([none + slot for slot in slots.of_none(len(found), context)])
         places = [place for place, value in enumerate(found) if value in right]
         choices.add(marks, places[0] if places else len(found))

@@ -1,6 +1,8 @@
-"""Candidates for one argument, and what is known of each."""
+"""Candidates for one argument in two stages: all that the ways find, weighed by where they stand, then a closer look
+at the best of them."""
 
 from collections.abc import Iterable, Sequence
+from heapq import nlargest
 
 from sglang_paste.predict import slots
 from sglang_paste.predict.contexts import Floats, log_softmax
@@ -8,8 +10,9 @@ from sglang_paste.predict.patterns import Argument
 from sglang_paste.predict.state import State
 from sglang_paste.predict.ways import built_form, values
 
-MAX_HEAD = 10
-MAX_TAIL = 3
+MAX_HEAD = 9
+MAX_TAIL = 2
+MAX_CLOSE = 14
 Value = tuple[str, str]
 """A candidate's text and its form."""
 
@@ -17,40 +20,92 @@ _RANKS = [tuple(range(size)) for size in range(MAX_HEAD + MAX_TAIL + 1)]
 
 
 def gather(argument: Argument, state: State, context: slots.Context, odds: Sequence[float]) -> dict[Value, list[int]]:
-    """All candidates of an argument, and the slots of each in the argument's weight table. `odds` are the
-    log-probabilities of its constants here."""
+    """All candidates of an argument, and the slots of where each stands. `odds` are the log-probabilities of its
+    constants here."""
     found: dict[Value, list[int]] = {}
-    counts: dict[Value, int] = {}
     used = context.used
     base = slots.VALUE
     for way in argument.ways:
         listed = values(way, state)
         if listed:
             form = built_form(way.form)
-            age = state.turn - state.since.get(way.source, state.turn)
             size = len(listed)
+            common = [base + slot for slot in slots.of_list(size, _age(way.source, state), context.scene)]
             fresh = 0
             for rank in _ranks(size):
                 text = listed[rank]
-                known = text in used
-                marks = slots.of_way(rank, -1 if known else fresh, size, age, context.scene)
-                value = (text, form)
-                if value in found:
-                    found[value] += [base + mark for mark in marks]
-                    counts[value] += 1
-                else:
-                    found[value] = [base + mark for mark in marks]
-                    counts[value] = 1
-                fresh += not known
+                marks = found.setdefault((text, form), [])
+                marks += common
+                marks.append(base + slots.RANK[rank if rank < 14 else 14])
+                marks.append(base + slots.END[min(size - 1 - rank, 3)])
+                if text not in used:
+                    marks.append(base + slots.FRESH[fresh if fresh < 14 else 14])
+                    fresh += 1
         base += slots.WAY
-    for rank, value in enumerate(argument.constants):
-        marks = found.setdefault(value, [])
-        marks.append(base + rank)
-        marks.append(base + len(argument.constants) + slots.odds_bucket(odds[rank]))
-        counts.setdefault(value, 0)
-    for value, all_marks in found.items():
-        all_marks += slots.of_value(value[0], context, counts[value])
+    after = base + len(argument.constants)
+    for number, value in enumerate(argument.constants):
+        found.setdefault(value, []).extend((base + number, after + slots.odds_bucket(odds[number])))
     return found
+
+
+class Weighed:
+    """An argument with its weights at hand."""
+
+    def __init__(self, argument: Argument, weights: Sequence[float]) -> None:
+        self.argument = argument
+        self.weights = weights
+        self.none = width(argument)
+        self._ways = []
+        base = slots.VALUE
+        for way in argument.ways:
+            ranks = [weights[base + slot] for slot in slots.RANK]
+            fresh = [weights[base + slot] for slot in slots.FRESH]
+            ends = [weights[base + slot] for slot in slots.END]
+            self._ways.append((way, built_form(way.form), base, ranks, fresh, ends))
+            base += slots.WAY
+        self._base = base
+
+    def prescore(self, state: State, context: slots.Context, odds: Sequence[float]) -> dict[Value, float]:
+        """What the slots of `gather` come to: the first stage."""
+        found: dict[Value, float] = {}
+        used, weights, scene = context.used, self.weights, context.scene
+        for way, form, base, ranks, fresh_scores, ends in self._ways:
+            listed = values(way, state)
+            if not listed:
+                continue
+            size = len(listed)
+            common = sum([weights[base + slot] for slot in slots.of_list(size, _age(way.source, state), scene)])
+            fresh = 0
+            for rank in _ranks(size):
+                text = listed[rank]
+                score = common + ranks[rank if rank < 14 else 14] + ends[min(size - 1 - rank, 3)]
+                if text not in used:
+                    score += fresh_scores[fresh if fresh < 14 else 14]
+                    fresh += 1
+                value = (text, form)
+                found[value] = found.get(value, 0.0) + score
+        base = self._base
+        after = base + len(self.argument.constants)
+        for number, value in enumerate(self.argument.constants):
+            score = weights[base + number] + weights[after + slots.odds_bucket(odds[number])]
+            found[value] = found.get(value, 0.0) + score
+        return found
+
+    def score(self, value: Value, first: float, context: slots.Context) -> float:
+        """The second stage: what the value itself adds."""
+        weights = self.weights
+        return first + sum([weights[slot] for slot in slots.of_value(value[0], context)])
+
+    def none_score(self, size: int, context: slots.Context) -> float:
+        """The score of `none of these`, of which there are `size`."""
+        return sum([self.weights[self.none + slot] for slot in slots.of_none(size, context)])
+
+
+def best(scores: dict[Value, float]) -> list[Value]:
+    """Those that get the closer look."""
+    if len(scores) <= MAX_CLOSE:
+        return list(scores)
+    return nlargest(MAX_CLOSE, scores, key=scores.__getitem__)
 
 
 def width(argument: Argument) -> int:
@@ -73,6 +128,10 @@ def wanted(arguments: Iterable[Argument]) -> dict[str, frozenset[str]]:
         for way in argument.ways:
             kinds.setdefault(way.source, set()).add(way.kind)
     return {source: frozenset(found) for source, found in kinds.items()}
+
+
+def _age(source: str, state: State) -> int:
+    return state.turn - state.since.get(source, state.turn)
 
 
 def _ranks(size: int) -> Sequence[int]:

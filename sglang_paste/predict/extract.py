@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Collection, Iterator
+from itertools import islice
 from typing import Any
 
 import msgspec
 
-MAX_CHARS = 8192
+MAX_CHARS = 5000
+MAX_TOKENS = 600
 MAX_VALUE_CHARS = 400
 MAX_PER_KIND = 48
 MAX_LEAVES = 256
@@ -16,12 +18,8 @@ MAX_PROSE_CHARS = 3000
 Found = tuple[str, str]
 """The kind of a value, and its text."""
 
-_TOKEN = re.compile(
-    r"(?P<url>https?://[^\s\"'<>)\]}`]+)"
-    r"|(?P<date>\b\d{4}-\d\d-\d\d\b)"
-    r"|(?P<path>[\w.@~+-]*(?:/[\w.@+-]+)+/?)"
-    r"|(?P<name>[#@]?\w+(?:[.$:-]{1,2}\w+)*)"
-)
+_TOKEN = re.compile(r"https?://[^\s\"'<>)\]}`]+|[#@~]?(?:\.{0,2}/)?\w+(?:(?:[./$@+-]{1,2}|::)\w+)*/?")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _SPAN = re.compile(r"`([^`\n]{1,300})`|\"([^\"\n]{2,300})\"|'([^'\n]{2,200})'(?!\w)|\*\*([^*\n]{2,200})\*\*")
 _WORD = r"(?:[A-Z0-9][\w'’&.-]*[\w'’]|[A-Z0-9])"
 _CAPITAL = re.compile(
@@ -48,37 +46,36 @@ PHRASES = frozenset(("phrase", "part", "first", "rest"))
 
 def tokens(text: str) -> Iterator[Found]:
     """Paths, URLs, dates and identifiers in the order they stand; plain words are left out."""
-    for match in _TOKEN.finditer(text):
-        kind = match.lastgroup or ""
+    for match in islice(_TOKEN.finditer(text), MAX_TOKENS):
         value = match.group()
-        if len(value) > MAX_VALUE_CHARS:
-            continue
-        if kind == "name":
-            called = text[match.end() : match.end() + 1] == "("
-            if called and "." not in value:
+        if value.isalpha():
+            end = match.end()
+            if text[end : end + 1] == "(":
                 yield "called", value
-            if value.isalpha() and (value.islower() or value[1:].islower()):
+            if not value[1:].islower() and len(value) > 1:
+                yield "symbol", value
+        elif "/" in value:
+            if value[:4] == "http" and "://" in value[:9]:
+                yield "url", value.rstrip(".,")
                 continue
-            kind = _kind_of_name(value)
-        elif kind != "date":
-            value = value.rstrip(".")
-        yield kind, value
-        if kind == "path":
-            stripped = value.rstrip("/")
-            yield "base", stripped.rpartition("/")[2]
-            yield "dir", stripped.rpartition("/")[0]
-        elif kind == "dotted":
+            yield "path", value
+            head, _, tail = value.rstrip("/").rpartition("/")
+            yield "base", tail
+            yield "dir", head
+        elif "." in value:
+            yield "dotted", value
             head, _, tail = value.rpartition(".")
             yield "tail", tail
             yield "head", head
-
-
-def _kind_of_name(value: str) -> str:
-    if value.isdigit():
-        return "number"
-    if "." in value:
-        return "dotted"
-    return "id" if any(char.isdigit() for char in value) else "symbol"
+        elif value.isdigit():
+            yield "number", value
+        elif _DATE.fullmatch(value):
+            yield "date", value
+        else:
+            yield ("id" if any(map(str.isdigit, value)) else "symbol"), value
+            end = match.end()
+            if text[end : end + 1] == "(":
+                yield "called", value
 
 
 def spans(text: str) -> Iterator[Found]:

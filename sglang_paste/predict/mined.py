@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from math import exp
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +31,13 @@ class Candidate(msgspec.Struct, frozen=True):
     run_time: RunTime
 
 
-class Weighed:
-    """An argument with its weights at hand."""
-
-    def __init__(self, argument: Argument) -> None:
-        self.argument = argument
-        self.weights: list[float] = np.frombuffer(argument.weights, "<f4").tolist()
-        self.none = choose.width(argument)
-
-
 class Mined:
     """Loaded patterns. Sessions made from it share it and change nothing in it."""
 
     def __init__(self, patterns: Patterns) -> None:
         self.patterns = patterns
         self.contexts = ContextModel(patterns.contexts)
-        self.arguments = {(argument.tool, argument.name): Weighed(argument) for argument in patterns.arguments}
+        self.arguments = {(item.tool, item.name): _weighed(item) for item in patterns.arguments}
         self.shapes: dict[str, list[int]] = {}
         for number, item in enumerate(patterns.shapes):
             self.shapes.setdefault(item.tool, []).append(number)
@@ -116,7 +108,7 @@ class MinedSession:
         found: dict[str, tuple[float, Shape, dict[str, Any]]] = {}
         pools: dict[tuple[str, str], _Pool] = {}
         for probability, number in self._shapes(tool, scores)[:_SHAPES]:
-            if probability < _LEAST and found:
+            if found and (probability < _LEAST or (len(found) >= k and self._enough(found, k, probability))):
                 break
             shape = self._mined.patterns.shapes[number]
             for p, arguments in self._calls(shape, probability, scores, scene, pools):
@@ -126,6 +118,10 @@ class MinedSession:
                 found[mark] = (p, shape, arguments)
         best = sorted(found.values(), key=lambda item: -item[0])[:k]
         return [Candidate(shape.tool, arguments, p, _run_time(shape)) for p, shape, arguments in best]
+
+    def _enough(self, found: dict[str, tuple[float, Shape, dict[str, Any]]], k: int, probability: float) -> bool:
+        """Whether no call of a shape this probable could be among the best `k`."""
+        return sorted((p for p, _, _ in found.values()), reverse=True)[k - 1] >= probability
 
     def tools(self) -> dict[str, float]:
         """The probability of each tool."""
@@ -187,15 +183,10 @@ class _Pool:
         self._scene = scene
         self._scores = scores
         self._weighed = weighed = mined.arguments[key]
-        argument, weights = weighed.argument, weighed.weights
         context = slots.Context(state, scene, *key)
-        found = choose.gather(argument, state, context, choose.odds(argument, scores))
-        none = weighed.none
-        self._none = sum(weights[none + mark] for mark in slots.of_none(len(found), context))
-        scored = [(sum(map(weights.__getitem__, marks)), value) for value, marks in found.items()]
-        scored.sort(key=lambda item: -item[0])
-        self._scored = scored[:24]
-        self._rest = sum(np.exp(score) for score, _ in scored[24:])
+        first = weighed.prescore(state, context, choose.odds(weighed.argument, scores))
+        self._none = exp(weighed.none_score(len(first), context))
+        self._scored = [(weighed.score(value, first[value], context), value) for value in choose.best(first)]
         self._alone: list[tuple[float, Any]] | None = None
 
     def values(self, earlier: Sequence[str]) -> list[tuple[float, Any]]:
@@ -203,23 +194,22 @@ class _Pool:
         if not earlier and self._alone is not None:
             return self._alone
         weights, state = self._weighed.weights, self._state
-        scored = [
-            (score + weights[slots.related(value[0], earlier, state)] if earlier else score, value)
+        odds = [
+            (exp(score + weights[slots.related(value[0], earlier, state)] if earlier else score), value)
             for score, value in self._scored
         ]
-        odds = np.exp(np.asarray([score for score, _ in scored]))
-        total = odds.sum() + np.exp(self._none) + self._rest
-        ranked = sorted(zip((odds / total).tolist(), (value for _, value in scored), strict=True), key=lambda i: -i[0])
+        total = sum([odd for odd, _ in odds]) + self._none
+        odds.sort(key=_first, reverse=True)
         found: list[tuple[float, Any]] = []
-        for p, (text, form) in ranked[:_BEAM]:
+        for odd, (text, form) in odds[:_BEAM]:
             if form == "t":
-                found.extend((p * q, filled) for q, filled in self._filled(text))
+                found.extend((odd / total * q, filled) for q, filled in self._filled(text))
                 continue
             try:
-                found.append((p, build(text, form)))
+                found.append((odd / total, build(text, form)))
             except ValueError:
                 continue
-        found.sort(key=lambda item: -item[0])
+        found.sort(key=_first, reverse=True)
         del found[_BEAM:]
         if not earlier:
             self._alone = found
@@ -242,6 +232,14 @@ class _Pool:
 def load(path: Path | str) -> Mined:
     """The patterns in a file that `sglang-paste mine` wrote. Raises ConfigError where it is foreign or damaged."""
     return Mined(patternfile.load(Path(path), Patterns))
+
+
+def _weighed(argument: Argument) -> choose.Weighed:
+    return choose.Weighed(argument, np.frombuffer(argument.weights, "<f4").tolist())
+
+
+def _first(item: tuple[float, Any]) -> float:
+    return item[0]
 
 
 def _run_time(shape: Shape) -> RunTime:

@@ -17,7 +17,7 @@ class Shape(msgspec.Struct, frozen=True):
 class Argument(msgspec.Struct):
     """How the values of one argument are found (`ways`, `constants`) and chosen.
 
-    `weights` are little-endian float32, by slot (see `slots`); the odds of the constants in a context stand in the
+    `weights` are little-endian float32, by slot (see `slots`), the odds of the constants in a context stand in the
     columns of the context model from `column` on, the last of them being `none of these`. A constant of the form `t`
     is a template; `<word>` after an argument's name is what fills the holes after this word.
     """

@@ -17,6 +17,9 @@ _BUCKETS = (0, 1, 2, 3, 4, 4, 5, 5, 5, 6, 6, 6, 6, 6)
 _PARTS = re.compile(r"[A-Z]?[a-z]{2,}|[A-Z]{3,}")
 _CALLED = re.compile(r"\(.*")
 RELATED = 224
+RANK = tuple(1 + _bucket for _bucket in (*_BUCKETS, 7))
+FRESH = tuple(9 + _bucket for _bucket in (*_BUCKETS, 7))
+END = (19, 20, 21, 22)
 _ODDS = (0.2, 0.7, 1.2, 1.9, 2.8, 4.0, 6.0)
 
 
@@ -45,13 +48,13 @@ class Scene:
         mark = f"{last.tool}/{last.outcome}/{state.role == USER}" if last else state.role
         self.last_tool = tag(mark, _LAST_TOOLS)
         self.calls = len(state.calls)
-        self.said = state.texts.get(SAID, "")[-8192:]
-        self.user = state.texts.get(USER, "")[:8192]
-        self.task = state.texts.get(TASK, "")[:8192]
-        self.last = state.texts.get(LAST, "")[:8192]
+        self.said = state.texts.get(SAID, "")[-3000:]
+        self.user = state.texts.get(USER, "")[:3000]
+        self.task = state.texts.get(TASK, "")[:5000]
+        self.last = state.texts.get(LAST, "")[:4000]
         self.words = (
-            {word.lower() for word in _PARTS.findall(self.task[:4096])},
-            {word.lower() for word in _PARTS.findall(self.said[-2048:])},
+            {word.lower() for word in _PARTS.findall(self.task[:2500])},
+            {word.lower() for word in _PARTS.findall(self.said[-1000:])},
         )
         self.seen = state.seen
         self.known: dict[str, tuple[int, list[int]]] = {}
@@ -65,11 +68,12 @@ class Scene:
 
     def _of_text(self, text: str) -> tuple[int, list[int]]:
         if len(text) > 400:
-            return 0, [1, 20 + min(len(text).bit_length(), 9), 88 + shape(text)]
+            return 0, [0, 1, 20 + min(len(text).bit_length(), 9), 88 + shape(text)]
         named = (text in self.said) + 2 * (text in self.user) + 4 * (text in self.task)
         end = tail(text)
         ending = (end in self.said) + 2 * (end in self.last) + 4 * (end in self.task) if end else 0
         slots = [
+            0,
             1 + named,
             48 + ending,
             136 + 8 * named + ending,
@@ -108,22 +112,19 @@ class Context:
         self.last_text = last.texts.get(name) if last is not None and last.tool == tool else None
 
 
-def of_way(rank: int, fresh: int, size: int, age: int, scene: Scene) -> Sequence[int]:
-    """The slots of a value's place in one way's list: `rank` from the start, `fresh` among those not used before
-    (negative where used), `size` of the list, `age` in turns of what holds it."""
-    slots = [0, 1 + bucket(rank), 19 + min(size - 1 - rank, 3), 23 + min(age, 5), 29 + bucket(size - 1)]
-    slots.append(40 + scene.last_tool)
-    if fresh >= 0:
-        slots.append(9 + bucket(fresh))
-    return slots
+def of_list(size: int, age: int, scene: Scene) -> tuple[int, ...]:
+    """The slots that all values of a way's list share: its `size`, and the `age` in turns of what holds it."""
+    return (0, 23 + (age if age < 5 else 5), 29 + bucket(size - 1), 40 + scene.last_tool)
 
 
-def of_value(text: str, context: Context, ways: int) -> list[int]:
+def of_value(text: str, context: Context) -> list[int]:
     """The slots of the value itself: how often and how lately used, where it is named, its look."""
     scene = context.scene
-    named, slots = scene.of_text(text)
-    slots = [0, 30 + min(ways, 7), *slots]
+    named, fixed = scene.of_text(text)
     uses = context.used.get(text)
+    if not uses and context.last_text != text:
+        return fixed
+    slots = fixed.copy()
     if uses:
         slots.append(9 + min(len(uses), 3))
         slots.append(13 + min(scene.calls - uses[-1], 5))
