@@ -94,7 +94,8 @@ def run_mine(args: argparse.Namespace) -> int:
 def run_eval(args: argparse.Namespace) -> int:
     """Evaluate, print the table, write what was asked for."""
     progress = Progress(quiet=args.quiet)
-    evaluation = Evaluation(mined(_at_least_one(args.k)), args.inert)
+    trainer = mined(_at_least_one(args.k), lambda share: progress.working("fitting", share))
+    evaluation = Evaluation(trainer, args.inert)
     told = _split(args, evaluation, progress) if args.sessions else _given(args, evaluation, progress)
     found = report.rows(evaluation.tallies)
     if not found:

@@ -76,7 +76,7 @@ class Evaluation:
                 scorer.score(session, predictor.session(session.tools, inert=self._inert), tally, session.task_id)
 
 
-def mined(k: int) -> Trainer:
+def mined(k: int, progress: Callable[[float], None] | None = None) -> Trainer:
     """Trains as `sglang-paste mine` does, over a file, so that what is tested is what a server would load."""
 
     def train(sessions: Sessions) -> Opener:
@@ -88,7 +88,7 @@ def mined(k: int) -> Trainer:
             miner.add(session)
         with tempfile.TemporaryDirectory(prefix="sglang-paste-") as folder:
             path = Path(folder) / "patterns"
-            patternfile.save(path, miner.finish())
+            patternfile.save(path, miner.finish(progress))
             return load(path)
 
     return train
