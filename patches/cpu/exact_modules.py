@@ -18,6 +18,7 @@ Call = Callable[..., Any]
 Pair = tuple[torch.Tensor | None, torch.Tensor]
 
 ROWS = (1, 2, 17)
+LARGE = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,9 @@ def parts_of(model: torch.nn.Module, kernels: Kernels) -> tuple[list[Part], list
             refused.add(part)
         elif part is not None:
             parts.append(part)
+    head = getattr(model, "lm_head", None)
+    if head is not None and _plain_head(head) and not checks.linear(head.weight, None, _matmul):
+        refused.add(f"the product with the vocabulary of {list(head.weight.shape)}")
     return parts, sorted(refused)
 
 
@@ -112,21 +116,22 @@ class Checks:
 
     def _products(self, outs: int, size: int, biased: bool, product: Call) -> Iterator[Pair]:
         random = torch.Generator().manual_seed(size)
-        for rows in ROWS:
-            if not _serves_rows(rows, size):
-                continue
-            for cancel in (False, True):
-                x = torch.randn(rows, size, generator=random).bfloat16()
-                some = torch.randn(64, size, generator=random).bfloat16()
-                if cancel:
-                    # Sums of nothing but rounding errors, which show the order of the additions.
-                    half = size // 2
-                    x[:, half : 2 * half], some[:, half : 2 * half] = x[:, :half], -some[:, :half]
-                    order = torch.randperm(size, generator=random)
-                    x, some = x[:, order], some[:, order]
-                weight = some.repeat(-(-outs // 64), 1)[:outs]
-                bias = torch.randn(outs, generator=random).bfloat16() if biased else None
-                yield self.kernels.linear(x, weight, bias), product(x, weight, bias)
+        bias = torch.randn(outs, generator=random).bfloat16() if biased else None
+        # With a whole vocabulary one comparison of each way to multiply is enough, and all there is time for.
+        large = outs > LARGE
+        for cancel in (True,) if large else (True, False):
+            x = torch.randn(ROWS[-1], size, generator=random).bfloat16()
+            some = torch.randn(64, size, generator=random).bfloat16()
+            if cancel:
+                # Sums of nothing but rounding errors, which show the order of the additions.
+                half = size // 2
+                x[:, half : 2 * half], some[:, half : 2 * half] = x[:, :half], -some[:, :half]
+                order = torch.randperm(size, generator=random)
+                x, some = x[:, order], some[:, order]
+            weight = some.repeat(-(-outs // 64), 1)[:outs]
+            for rows in ROWS[:2] if large else ROWS:
+                if _serves_rows(rows, size):
+                    yield self.kernels.linear(x[:rows], weight, bias), product(x[:rows], weight, bias)
 
     def _norms(self, weight: torch.Tensor, epsilon: float, original: Call) -> Iterator[Pair]:
         random = torch.Generator().manual_seed(weight.shape[0])
@@ -168,8 +173,7 @@ def _logits(module: Any, checks: Checks) -> Call:
     original = module._compute_lm_head
 
     def compute(hidden_states: Any, lm_head: Any, embedding_bias: Any = None, **more: Any) -> Any:
-        plain = type(getattr(lm_head, "quant_method", None)) is UnquantizedEmbeddingMethod and embedding_bias is None
-        if plain and not module.use_fp32_lm_head and not hasattr(lm_head, "set_lora"):
+        if _plain_head(lm_head) and embedding_bias is None and not module.use_fp32_lm_head:
             weight = lm_head.weight
             if _serves(hidden_states, weight) and checks.linear(weight, None, _matmul):
                 return checks.kernels.linear(hidden_states, weight)
@@ -221,6 +225,11 @@ def same(ours: torch.Tensor | None, theirs: torch.Tensor) -> bool:
         return False
     equal = ours.view(torch.int16) == theirs.contiguous().view(torch.int16)
     return bool((equal | (ours.isnan() & theirs.isnan())).all())
+
+
+def _plain_head(head: Any) -> bool:
+    plain = type(getattr(head, "quant_method", None)) is UnquantizedEmbeddingMethod
+    return plain and not hasattr(head, "set_lora")
 
 
 def _matmul(x: torch.Tensor, weight: torch.Tensor, bias: None) -> torch.Tensor:

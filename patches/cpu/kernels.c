@@ -107,13 +107,15 @@ static inline void transpose(words *row) {
 
 /* Pairs of inputs of 32 outputs side by side: panel [size / 2, 32] pairs. Outputs beyond `count` are zero. */
 static void pack(const bf16 *weight, int64_t size, int64_t count, bf16 *panel) {
+    /* Rows are read across, the next panel is fetched along: memory is fast in its own order alone. */
+    const bf16 *next = weight + PANEL * size;
     for (int64_t k = 0; k < size; k += STEP)
         for (int half = 0; half < 2; half++) {
             words row[LANES];
             for (int i = 0; i < LANES; i++) {
                 int64_t output = half * LANES + i;
                 row[i] = output < count ? load(weight + output * size + k) : _mm512_setzero_si512();
-                if (output < count) _mm_prefetch((const char *)(weight + output * size + k + 8 * STEP), _MM_HINT_T0);
+                _mm_prefetch((const char *)(next + k * PANEL + output * STEP), _MM_HINT_T1);
             }
             transpose(row);
             for (int i = 0; i < LANES; i++)
