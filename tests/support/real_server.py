@@ -50,8 +50,8 @@ class Server(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def running_server(folder: Path) -> Iterator[Server]:
-    """A server with its state, tools and log in `folder`."""
+def running_server(folder: Path, *arguments: str, **variables: str) -> Iterator[Server]:
+    """A server with its state, tools and log in `folder`; more arguments and environment variables may be given."""
     port, gateway_port = free_ports(2)
     executions = folder / "executions"
     executions.mkdir()
@@ -67,8 +67,9 @@ def running_server(folder: Path) -> Iterator[Server]:
         *("--port", str(port), "--log-level", "warning", "--skip-server-warmup", "--served-model-name", "default"),
         *("--enable-tool-speculation", "--tool-config", str(config), "--tool-gateway-port", str(gateway_port)),
         *("--tool-state-dir", str(folder / "state"), "--tool-patterns", str(patterns)),
+        *arguments,
     ]
-    environment = {**os.environ, "SGLANG_USE_CPU_ENGINE": "1", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "SGLANG_USE_CPU_ENGINE": "1", "HF_HUB_OFFLINE": "1", **variables}
     log = folder / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
