@@ -23,7 +23,6 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "DEMO_TOKEN": TOKEN,
     "OMP_NUM_THREADS": "1",
-    "SGLANG_PASTE_DECODE": "compiled",
 }
 Control = Literal["same", "wasted"]
 
