@@ -39,8 +39,8 @@ class Survey:
         tools = {call.name for turn in session.turns for call in turn.tool_calls}
         for tool in tools:
             self.together[tool] |= tools
-        calls = [turn.tool_calls[0].name for turn in session.turns if turn.tool_calls]
-        thorough = 5 * sum(self._calls[tool] < MAX_EXPLAINED for tool in calls) >= len(calls)
+        called = [turn.tool_calls[0].name for turn in session.turns if turn.tool_calls]
+        thorough = 5 * sum(self._calls[tool] < MAX_EXPLAINED for tool in called) >= len(called)
         for state, calls in moments(session, None if thorough else _NOTHING):
             call = calls[0]
             self._calls[call.name] += 1

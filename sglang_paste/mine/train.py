@@ -1,7 +1,7 @@
 """The second pass of mining: weights, from what was chosen in each moment."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
 import numpy as np
@@ -11,7 +11,7 @@ from sglang_paste.mine.records import Call, Session
 from sglang_paste.mine.replay import moments
 from sglang_paste.mine.survey import ArgumentKey, ShapeKey, Survey, hole_name
 from sglang_paste.predict import choose, slots, template, words
-from sglang_paste.predict.contexts import features, log_softmax
+from sglang_paste.predict.contexts import features
 from sglang_paste.predict.patterns import Argument, Contexts, Patterns, Shape
 from sglang_paste.predict.state import State, text_of
 from sglang_paste.predict.ways import form_of
@@ -25,7 +25,7 @@ _Item = tuple[Session, str]
 class Trainer:
     """Learns from sessions, each with the name of its task."""
 
-    def __init__(self, k: int, items: Sequence[_Item]) -> None:
+    def __init__(self, k: int, items: Iterable[_Item]) -> None:
         self._k = k
         self._items = items
         survey = Survey(k)
@@ -60,7 +60,6 @@ class Trainer:
             contexts=Contexts([words.crc(word) for word in order], self._columns, matrix[rows].astype("<f2").tobytes()),
             arguments=list(self._arguments.values()),
             together={tool: sorted(others) for tool, others in self._together.items()},
-            levels={},
         )
 
     def _contexts(self) -> tuple[Floats, list[Floats]]:
@@ -208,6 +207,3 @@ def _constant(argument: Argument, value: object) -> tuple[str, str] | None:
         if pattern in argument.constants:
             return pattern
     return None
-
-
-__all__ = ["Trainer", "half_of", "log_softmax"]

@@ -1,34 +1,43 @@
-"""Mined patterns at work: a session's messages in, candidates for its next call out."""
+"""Mined patterns at work: a session's messages in, candidates for its next call out.
+
+>>> session = load("patterns").session(tools=["search", "open"])   # doctest: +SKIP
+>>> session.observe({"role": "user", "content": "Who wrote Emma?"})   # doctest: +SKIP
+>>> session.candidates(3)   # doctest: +SKIP
+"""
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from math import exp
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from sglang_paste.predict import choose, patternfile, slots, template
+from sglang_paste.calls import DEFAULT_TENANT
+from sglang_paste.predict import choose, patternfile
 from sglang_paste.predict.base import RunTime
 from sglang_paste.predict.contexts import ContextModel, Floats, Reading, log_softmax
-from sglang_paste.predict.patterns import Argument, Patterns, Shape
-from sglang_paste.predict.state import State, text_of
-from sglang_paste.predict.ways import build
+from sglang_paste.predict.levels import Line
+from sglang_paste.predict.moment import Moment, first
+from sglang_paste.predict.patterns import Patterns, Shape
+from sglang_paste.predict.recall import Memory, Recaller, call_text
+from sglang_paste.predict.state import State
 
-_BEAM = 6
 _SHAPES = 6
 _LEAST = 0.003
 _DEFAULT_RUN = RunTime(p50=0.5, p90=2.0)
+_Found = dict[str, tuple[float, str, dict[str, Any]]]
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A call that may come next, and the probability that it is exactly this one."""
+    """A call that may come next, the probability that it is exactly this one, how long it would run, and what may
+    follow it."""
 
     tool: str
     arguments: dict[str, Any]
     probability: float
     run_time: RunTime
+    then: tuple["Candidate", ...] = ()
 
 
 class Mined:
@@ -37,31 +46,56 @@ class Mined:
     def __init__(self, patterns: Patterns) -> None:
         self.patterns = patterns
         self.contexts = ContextModel(patterns.contexts)
-        self.arguments = {(item.tool, item.name): _weighed(item) for item in patterns.arguments}
+        self.arguments = {
+            (argument.tool, argument.name): choose.Weighed(argument, np.frombuffer(argument.weights, "<f4").tolist())
+            for argument in patterns.arguments
+        }
         self.shapes: dict[str, list[int]] = {}
         for number, item in enumerate(patterns.shapes):
             self.shapes.setdefault(item.tool, []).append(number)
         self.together = {tool: frozenset(others) for tool, others in patterns.together.items()}
         self.wanted = choose.wanted(patterns.arguments)
+        self._lines = {tool: Line(levels) for tool, levels in patterns.levels.items()}
+        self._memories = {tenant: Memory(own) for tenant, own in patterns.recollections.items()}
 
     def session(
         self, tools: Iterable[str] | None = None, *, tenant: str = "", inert: Collection[str] = ()
     ) -> "MinedSession":
-        """A new session that may call `tools` (any, where None). Arguments named in `inert`, alone or as
-        `tool.argument`, cannot change a result: candidates leave them out."""
-        return MinedSession(self, None if tools is None else frozenset(tools), frozenset(inert))
+        """A new session that may call `tools` (any, where None).
+
+        It recalls the calls of its own `tenant` alone. Arguments named in `inert`, alone or as `tool.argument`, cannot
+        change a result: candidates leave them out.
+        """
+        memory = self._memories.get(tenant or DEFAULT_TENANT)
+        offered = None if tools is None else frozenset(tools)
+        return MinedSession(self, offered, frozenset(inert), Memory() if memory is None else memory)
+
+    def real(self, tool: str, raw: float) -> float:
+        """A probability as it turned out for other calls of the tool."""
+        line = self._lines.get(tool) or self._lines.get("")
+        return raw if line is None else line.at(raw)
+
+    def run_time(self, tool: str, arguments: Collection[str]) -> RunTime:
+        """How long a call with these arguments takes, or a guess where none was timed."""
+        names = tuple(sorted(arguments))
+        timed = [shape for shape in map(self.patterns.shapes.__getitem__, self.shapes.get(tool, ())) if shape.p50]
+        for shape in sorted(timed, key=lambda shape: shape.names != names):
+            return RunTime(p50=shape.p50 or 0.0, p90=shape.p90 or 0.0)
+        return _DEFAULT_RUN
 
 
 class MinedSession:
     """One session: observe each message, then ask."""
 
-    def __init__(self, mined: Mined, tools: frozenset[str] | None, inert: frozenset[str]) -> None:
+    def __init__(self, mined: Mined, tools: frozenset[str] | None, inert: frozenset[str], memory: Memory) -> None:
         self._mined = mined
         self._tools = tools
         self._inert = inert
         self._reading = Reading(mined.contexts)
+        self._recaller = Recaller(memory)
         self._ids: dict[str, str] = {}
         self._waiting: list[str] = []
+        self._before: State | None = None
         self.state = State(mined.wanted)
 
     def offer(self, tools: Iterable[str]) -> None:
@@ -70,163 +104,153 @@ class MinedSession:
 
     def fork(self) -> "MinedSession":
         """A copy that goes its own way, for what may come."""
-        other = MinedSession(self._mined, self._tools, self._inert)
+        other = MinedSession(self._mined, self._tools, self._inert, self._recaller.memory)
+        other._recaller = self._recaller.fork()
         other._ids, other._waiting = dict(self._ids), list(self._waiting)
         other.state = self.state.fork()
         return other
 
     def observe(self, message: Mapping[str, Any]) -> None:
-        """Take in the next message, in OpenAI form."""
+        """Take in the next message, in OpenAI form: system, user, assistant with or without `tool_calls`, or tool."""
+        if self._before is not None:
+            self.state, self._before = self._before, None
         role = message.get("role")
         content = _plain(message.get("content"))
-        state = self.state
         if role in ("system", "developer"):
-            state.system(content)
+            self.state.system(content)
         elif role == "user":
-            state.user(content)
+            self.state.user(content)
         elif role == "assistant":
-            state.said(content)
-            self._waiting = []
-            for call in message.get("tool_calls") or ():
-                function = call.get("function") or {}
-                name = function.get("name", "")
-                state.call(name, _arguments(function.get("arguments")))
-                self._ids[call.get("id") or ""] = name
-                self._waiting.append(name)
+            self._answered(content, message.get("tool_calls") or ())
         elif role == "tool":
-            name = message.get("name") or self._ids.get(message.get("tool_call_id") or "")
-            if not name:
-                name = self._waiting[0] if self._waiting else ""
-            if name in self._waiting:
-                self._waiting.remove(name)
-            state.result(name, content)
+            self.state.result(self._caller(message), content)
 
-    def candidates(self, k: int = 5, tool: str | None = None) -> list[Candidate]:
-        """The likeliest next calls, best first; with `tool`, given that this tool is called."""
+    def observe_partial(self, text: str) -> None:
+        """The text the model has streamed so far in the message that will hold the call; `observe` takes it back, and
+        the message as a whole in."""
+        if self._before is None:
+            self._before = self.state
+        self.state = self._before.fork()
+        self.state.said(text)
+
+    def candidates(
+        self, k: int = 5, tool: str | None = None, partial: Mapping[str, Any] | None = None, ahead: int = 0
+    ) -> list[Candidate]:
+        """The `k` likeliest next calls, best first.
+
+        With `tool`, given that this tool is called; with `partial`, given that its arguments begin with these. `ahead`
+        says how many calls that may follow to name with each, as far as they do not depend on its result.
+        """
+        given = partial or {}
         scores = self._reading.scores(self.state)
-        scene = slots.Scene(self.state)
-        found: dict[str, tuple[float, Shape, dict[str, Any]]] = {}
-        pools: dict[tuple[str, str], _Pool] = {}
-        for probability, number in self._shapes(tool, scores)[:_SHAPES]:
-            if found and (probability < _LEAST or (len(found) >= k and self._enough(found, k, probability))):
+        moment = Moment(self._mined.arguments, self.state, scores)
+        found: _Found = {}
+        for probability, shape in self._shapes(tool, given, scores)[:_SHAPES]:
+            if found and (probability < _LEAST or _enough(found, k, probability)):
                 break
-            shape = self._mined.patterns.shapes[number]
-            for p, arguments in self._calls(shape, probability, scores, scene, pools):
-                mark = f"{shape.tool} {json.dumps(arguments, sort_keys=True)}"
-                if mark in found:
-                    p += found[mark][0]
-                found[mark] = (p, shape, arguments)
-        best = sorted(found.values(), key=lambda item: -item[0])[:k]
-        return [Candidate(shape.tool, arguments, p, _run_time(shape)) for p, shape, arguments in best]
-
-    def _enough(self, found: dict[str, tuple[float, Shape, dict[str, Any]]], k: int, probability: float) -> bool:
-        """Whether no call of a shape this probable could be among the best `k`."""
-        return sorted((p for p, _, _ in found.values()), reverse=True)[k - 1] >= probability
+            names = [name for name in shape.names if not self._is_inert(shape.tool, name)]
+            for p, arguments in moment.calls(shape, names, given):
+                mark = call_text(shape.tool, arguments)
+                p = self._mined.real(shape.tool, p * probability)
+                found[mark] = (p + found[mark][0] if mark in found else p, shape.tool, arguments)
+        self._recall(found, tool, given)
+        best = sorted(found.values(), key=first, reverse=True)[:k]
+        return [
+            Candidate(
+                name,
+                arguments,
+                min(p, 0.999),
+                self._mined.run_time(name, arguments),
+                self._then(name, arguments, ahead),
+            )
+            for p, name, arguments in best
+        ]
 
     def tools(self) -> dict[str, float]:
-        """The probability of each tool."""
+        """The probability of each tool, of those the patterns know."""
         found: dict[str, float] = {}
-        for p, number in self._shapes(None, self._reading.scores(self.state)):
-            tool = self._mined.patterns.shapes[number].tool
-            found[tool] = found.get(tool, 0.0) + p
+        for p, shape in self._shapes(None, {}, self._reading.scores(self.state)):
+            found[shape.tool] = found.get(shape.tool, 0.0) + p
         return found
 
-    def _shapes(self, tool: str | None, scores: Floats) -> list[tuple[float, int]]:
+    def _answered(self, content: str, calls: Iterable[Mapping[str, Any]]) -> None:
+        state = self.state
+        sights = self._recaller.sights(state)
+        state.said(content)
+        self._waiting = []
+        for number, call in enumerate(calls):
+            function = call.get("function") or {}
+            name, arguments = function.get("name", ""), _arguments(function.get("arguments"))
+            if number == 0:
+                self._recaller.judge(sights, name, arguments)
+            state.call(name, arguments)
+            self._ids[call.get("id") or ""] = name
+            self._waiting.append(name)
+
+    def _caller(self, message: Mapping[str, Any]) -> str:
+        name = message.get("name") or self._ids.pop(message.get("tool_call_id") or "", "")
+        if not name:
+            name = self._waiting[0] if self._waiting else ""
+        if name in self._waiting:
+            self._waiting.remove(name)
+        return str(name)
+
+    def _shapes(self, tool: str | None, given: Mapping[str, Any], scores: Floats) -> list[tuple[float, Shape]]:
         mined = self._mined
-        if tool is not None:
-            allowed = mined.shapes.get(tool, [])
-        else:
-            tools = self._tools
-            for name in self.state.tools:
-                others = mined.together.get(name)
-                if others is not None:
-                    tools = others if tools is None else tools & others
-            if tools is None:
-                tools = frozenset(mined.shapes)
-            allowed = [number for name in sorted(tools) for number in mined.shapes.get(name, ())]
+        shapes = mined.patterns.shapes
+        names = [tool] if tool is not None else sorted(self._possible())
+        allowed = [number for name in names for number in mined.shapes.get(name, ())]
+        if given:
+            allowed = [number for number in allowed if all(name in shapes[number].names for name in given)]
         if not allowed:
             return []
         probabilities = np.exp(log_softmax(scores[allowed])).tolist()
-        return sorted(zip(probabilities, allowed, strict=True), key=lambda item: -item[0])
+        likely = sorted(zip(probabilities, allowed, strict=True), key=first, reverse=True)
+        return [(p, shapes[number]) for p, number in likely]
 
-    def _calls(
-        self,
-        shape: Shape,
-        probability: float,
-        scores: Floats,
-        scene: slots.Scene,
-        pools: dict[tuple[str, str], "_Pool"],
-    ) -> list[tuple[float, dict[str, Any]]]:
-        beams: list[tuple[float, dict[str, Any]]] = [(probability, {})]
-        for name in shape.names:
-            if name in self._inert or f"{shape.tool}.{name}" in self._inert:
+    def _possible(self) -> frozenset[str]:
+        """The tools that may be called: of those offered, those that went together with the ones called before."""
+        tools = frozenset(self._mined.shapes) if self._tools is None else self._tools
+        for name in self.state.tools:
+            others = self._mined.together.get(name)
+            if others is not None and not tools.isdisjoint(others):
+                tools &= others
+        return tools
+
+    def _recall(self, found: _Found, tool: str | None, given: Mapping[str, Any]) -> None:
+        """Put what is remembered beside what was made up, for which the rest of the probability is left."""
+        odds = self._recaller.odds(self._recaller.sights(self.state), self._mined.patterns.trust)
+        recalled: list[tuple[float, str, dict[str, Any]]] = []
+        rest = 1.0 - sum(odds.values())
+        for text, p in odds.items():
+            name, arguments = json.loads(text)
+            if tool not in (None, name) or not (self._tools is None or name in self._tools):
                 continue
-            key = (shape.tool, name)
-            pool = pools.get(key)
-            if pool is None:
-                pool = pools[key] = _Pool(self._mined, self.state, scene, scores, key)
-            longer = []
-            for p, arguments in beams:
-                for q, value in pool.values([text_of(other) for other in arguments.values()]):
-                    longer.append((p * q, {**arguments, name: value}))
-            longer.sort(key=lambda item: -item[0])
-            beams = longer[:_BEAM]
-        return beams
+            if all(key in arguments and arguments[key] == value for key, value in given.items()):
+                vital = {key: value for key, value in arguments.items() if not self._is_inert(name, key)}
+                recalled.append((p, name, vital))
+        if not recalled:
+            return
+        whole = sum(p for p, _, _ in recalled) + rest
+        for mark, (p, name, arguments) in found.items():
+            found[mark] = (p * rest / whole, name, arguments)
+        for p, name, arguments in recalled:
+            mark = call_text(name, arguments)
+            known = found.get(mark)
+            found[mark] = (p / whole + (known[0] if known else 0.0), name, arguments)
 
+    def _then(self, tool: str, arguments: dict[str, Any], ahead: int) -> tuple[Candidate, ...]:
+        if not ahead:
+            return ()
+        branch = self.fork()
+        branch.state.said("")
+        branch.state.call(tool, arguments)
+        branch.state.calls[-1].outcome = "ok"
+        branch.state.role = "tool"
+        return tuple(branch.candidates(ahead))
 
-class _Pool:
-    """The candidates of one argument in one moment, scored but for how they stand to the arguments before it."""
-
-    def __init__(self, mined: Mined, state: State, scene: slots.Scene, scores: Floats, key: tuple[str, str]) -> None:
-        self._mined = mined
-        self._state = state
-        self._scene = scene
-        self._scores = scores
-        self._weighed = weighed = mined.arguments[key]
-        context = slots.Context(state, scene, *key)
-        first = weighed.prescore(state, context, choose.odds(weighed.argument, scores))
-        self._none = exp(weighed.none_score(len(first), context))
-        self._scored = [(weighed.score(value, first[value], context), value) for value in choose.best(first)]
-        self._alone: list[tuple[float, Any]] | None = None
-
-    def values(self, earlier: Sequence[str]) -> list[tuple[float, Any]]:
-        """The likeliest values, given the texts of the arguments before."""
-        if not earlier and self._alone is not None:
-            return self._alone
-        weights, state = self._weighed.weights, self._state
-        odds = [
-            (exp(score + weights[slots.related(value[0], earlier, state)] if earlier else score), value)
-            for score, value in self._scored
-        ]
-        total = sum([odd for odd, _ in odds]) + self._none
-        odds.sort(key=_first, reverse=True)
-        found: list[tuple[float, Any]] = []
-        for odd, (text, form) in odds[:_BEAM]:
-            if form == "t":
-                found.extend((odd / total * q, filled) for q, filled in self._filled(text))
-                continue
-            try:
-                found.append((odd / total, build(text, form)))
-            except ValueError:
-                continue
-        found.sort(key=_first, reverse=True)
-        del found[_BEAM:]
-        if not earlier:
-            self._alone = found
-        return found
-
-    def _filled(self, text: str) -> list[tuple[float, str]]:
-        beams: list[tuple[float, list[str]]] = [(1.0, [])]
-        argument = self._weighed.argument
-        for hole in template.holes(text):
-            key = (argument.tool, f"{argument.name}<{hole}>")
-            pool = _Pool(self._mined, self._state, self._scene, self._scores, key)
-            beams = [
-                (p * q, [*values, value]) for p, values in beams for q, value in pool.values(()) if value not in values
-            ]
-            beams.sort(key=lambda item: -item[0])
-            del beams[3:]
-        return [(p, template.fill(text, values)) for p, values in beams]
+    def _is_inert(self, tool: str, name: str) -> bool:
+        return name in self._inert or f"{tool}.{name}" in self._inert
 
 
 def load(path: Path | str) -> Mined:
@@ -234,18 +258,9 @@ def load(path: Path | str) -> Mined:
     return Mined(patternfile.load(Path(path), Patterns))
 
 
-def _weighed(argument: Argument) -> choose.Weighed:
-    return choose.Weighed(argument, np.frombuffer(argument.weights, "<f4").tolist())
-
-
-def _first(item: tuple[float, Any]) -> float:
-    return item[0]
-
-
-def _run_time(shape: Shape) -> RunTime:
-    if shape.p50 is None or shape.p90 is None:
-        return _DEFAULT_RUN
-    return RunTime(p50=shape.p50, p90=shape.p90)
+def _enough(found: _Found, k: int, probability: float) -> bool:
+    """Whether no call of a shape this probable could be among the best `k`."""
+    return len(found) >= k and sorted((p for p, _, _ in found.values()), reverse=True)[k - 1] >= probability
 
 
 def _arguments(given: Any) -> dict[str, Any]:
@@ -261,5 +276,5 @@ def _plain(content: Any) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, Iterable) and not isinstance(content, Mapping):
-        return "\n".join(part.get("text", "") for part in content if isinstance(part, Mapping))
+        return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
     return ""

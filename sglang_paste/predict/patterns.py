@@ -2,6 +2,8 @@
 
 import msgspec
 
+from sglang_paste.predict.levels import Level
+from sglang_paste.predict.recall import Recollection
 from sglang_paste.predict.ways import Way
 
 
@@ -39,17 +41,11 @@ class Contexts(msgspec.Struct):
     weights: bytes
 
 
-class Level(msgspec.Struct, frozen=True):
-    """What a raw probability came to on sessions that were not learned from."""
-
-    raw: float
-    real: float
-
-
 class Patterns(msgspec.Struct):
     """All that is mined. A constant, a word or a template was seen in at least `k` tasks.
 
-    `together` says for each tool which ones were called in the same session.
+    `together` says for each tool which ones were called in the same session. `recollections` are each one tenant's,
+    verbatim, and `trust` how often their grades are right.
     """
 
     k: int
@@ -57,4 +53,6 @@ class Patterns(msgspec.Struct):
     contexts: Contexts
     arguments: list[Argument]
     together: dict[str, list[str]]
-    levels: dict[str, list[Level]]
+    levels: dict[str, list[Level]] = {}
+    trust: dict[str, float] = {}
+    recollections: dict[str, Recollection] = {}

@@ -1,0 +1,42 @@
+"""What is remembered verbatim for each tenant, and how far that can be trusted."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from sglang_paste.calls import DEFAULT_TENANT
+from sglang_paste.mine.records import Session
+from sglang_paste.mine.replay import moments
+from sglang_paste.predict.recall import Memory, Recaller, Recollection, call_text
+from sglang_paste.predict.state import Wanted
+
+_NOTHING: Wanted = {}
+
+
+def remember(items: Iterable[tuple[Session, str]]) -> tuple[dict[str, Recollection], dict[str, float]]:
+    """The recollection of each tenant, and how often each grade of it was right.
+
+    Trust is counted as the sessions come, each against those before it. As long as a session shows no sign that its
+    task is known, it counts only if the task is new: what a task's own sessions teach says nothing of one never seen.
+    """
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    memories: dict[str, Memory] = defaultdict(Memory)
+    tasks: set[str] = set()
+    for session, task in items:
+        memory = memories[session.tenant or DEFAULT_TENANT]
+        recaller = Recaller(memory)
+        made = []
+        for state, calls in moments(session, _NOTHING):
+            call = calls[0]
+            sights = recaller.sights(state)
+            if task not in tasks or recaller.standing[:2] != "00":
+                text = call_text(call.name, call.arguments)
+                for grade, followed in recaller.recalled(sights):
+                    counts[grade][0] += followed[0][0] == text
+                    counts[grade][1] += 1
+            recaller.judge(sights, call.name, call.arguments)
+            made.append((sights, call))
+        for sights, call in made:
+            memory.add(sights, call.name, call.arguments)
+        tasks.add(task)
+    trust = {grade: (hits + 0.3) / (tries + 3) for grade, (hits, tries) in sorted(counts.items()) if tries > 2}
+    return {tenant: memory.recollection() for tenant, memory in sorted(memories.items())}, trust

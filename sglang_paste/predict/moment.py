@@ -1,0 +1,113 @@
+"""The candidates of one moment: each argument's values, and calls made of them."""
+
+from collections.abc import Mapping, Sequence
+from math import exp
+from typing import Any
+
+from sglang_paste.predict import choose, slots, template
+from sglang_paste.predict.contexts import Floats
+from sglang_paste.predict.patterns import Shape
+from sglang_paste.predict.state import State, text_of
+from sglang_paste.predict.ways import build
+
+BEAM = 6
+_FILLINGS = 3
+Arguments = Mapping[tuple[str, str], choose.Weighed]
+Likely = tuple[float, Any]
+
+
+class Moment:
+    """What may be called now. Values of an argument are looked for once, whichever calls they are for."""
+
+    def __init__(self, arguments: Arguments, state: State, scores: Floats) -> None:
+        self._arguments = arguments
+        self._state = state
+        self._scores = scores
+        self._scene = slots.Scene(state)
+        self._pools: dict[tuple[str, str], _Pool] = {}
+
+    def calls(self, shape: Shape, names: Sequence[str], given: Mapping[str, Any]) -> list[tuple[float, dict[str, Any]]]:
+        """The likeliest arguments of a shape, of those in `names`; the `given` ones are as they are."""
+        beams: list[tuple[float, dict[str, Any]]] = [(1.0, {})]
+        for name in names:
+            if name in given:
+                beams = [(p, {**chosen, name: given[name]}) for p, chosen in beams]
+                continue
+            pool = self._pool((shape.tool, name))
+            longer = []
+            for p, chosen in beams:
+                for q, value in pool.values([text_of(other) for other in chosen.values()]):
+                    longer.append((p * q, {**chosen, name: value}))
+            longer.sort(key=first, reverse=True)
+            beams = longer[:BEAM]
+        return beams
+
+    def _pool(self, key: tuple[str, str]) -> "_Pool":
+        pool = self._pools.get(key)
+        if pool is None:
+            pool = self._pools[key] = _Pool(self, self._arguments[key], self._state, self._scene, self._scores)
+        return pool
+
+    def filled(self, tool: str, name: str, text: str) -> list[tuple[float, str]]:
+        """A template with its holes filled, in the likeliest ways."""
+        beams: list[tuple[float, list[str]]] = [(1.0, [])]
+        for hole in template.holes(text):
+            pool = self._pool((tool, f"{name}<{hole}>"))
+            longer = [
+                (p * q, [*values, value]) for p, values in beams for q, value in pool.values(()) if value not in values
+            ]
+            beams = sorted(longer, key=first, reverse=True)[:_FILLINGS]
+        return [(p, template.fill(text, values)) for p, values in beams]
+
+
+class _Pool:
+    """The candidates of one argument, scored but for how they stand to the arguments before it."""
+
+    def __init__(
+        self, moment: Moment, weighed: choose.Weighed, state: State, scene: slots.Scene, scores: Floats
+    ) -> None:
+        self._moment = moment
+        self._weighed = weighed
+        self._state = state
+        argument = weighed.argument
+        context = slots.Context(state, scene, argument.tool, argument.name)
+        found = weighed.prescore(state, context, choose.odds(argument, scores))
+        self._none = exp(min(weighed.none_score(len(found), context), 50.0))
+        self._scored = [(weighed.score(value, found[value], context), value) for value in choose.best(found)]
+        self._alone: list[Likely] | None = None
+
+    def values(self, earlier: Sequence[str]) -> list[Likely]:
+        """The likeliest values, given the texts of the arguments before."""
+        if not earlier:
+            if self._alone is None:
+                self._alone = self._built([(exp(min(score, 50.0)), value) for score, value in self._scored])
+            return self._alone
+        weights, state = self._weighed.weights, self._state
+        return self._built(
+            [
+                (exp(min(score + weights[slots.related(value[0], earlier, state)], 50.0)), value)
+                for score, value in self._scored
+            ]
+        )
+
+    def _built(self, odds: list[tuple[float, choose.Value]]) -> list[Likely]:
+        total = sum([odd for odd, _ in odds]) + self._none
+        odds.sort(key=first, reverse=True)
+        argument = self._weighed.argument
+        found: list[Likely] = []
+        for odd, (text, form) in odds[:BEAM]:
+            p = odd / total
+            if form == "t":
+                found.extend((p * q, filled) for q, filled in self._moment.filled(argument.tool, argument.name, text))
+                continue
+            try:
+                found.append((p, build(text, form)))
+            except ValueError:
+                continue
+        found.sort(key=first, reverse=True)
+        return found[:BEAM]
+
+
+def first(item: tuple[float, *tuple[Any, ...]]) -> float:
+    """What likely things are sorted by."""
+    return item[0]

@@ -1,0 +1,165 @@
+"""Calls remembered as they were made, by what came before them: for tasks that recur.
+
+A recollection belongs to one tenant. It holds calls verbatim, so it is never merged with another tenant's; what looks
+like a secret is not remembered.
+"""
+
+import json
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from sglang_paste.predict.secret import holds_secret
+from sglang_paste.predict.state import LAST, TASK, USER, State
+
+MAX_CONTEXTS = 200_000
+MAX_CALLS = 6
+MAX_CHARS = 4096
+_RESULT_CHARS = 300
+_LITTLE = 0.02
+Sight = tuple[str, int]
+"""A kind of context, and the number that stands for what was there."""
+Trust = Mapping[str, float]
+"""How often the call that followed most was right, by the grade of what is remembered."""
+
+
+class Recollection(msgspec.Struct):
+    """For each context, the calls that followed it and how often; calls as JSON, by number."""
+
+    calls: list[str]
+    seen: list[tuple[int, list[tuple[int, int]]]]
+
+
+class Memory:
+    """A recollection at work: it takes in calls as they are made, and says which followed what is seen now."""
+
+    def __init__(self, recollection: Recollection | None = None) -> None:
+        self._calls = list(recollection.calls) if recollection else []
+        self._seen = dict(recollection.seen) if recollection else {}
+        self._numbers = {call: number for number, call in enumerate(self._calls)}
+
+    def recollection(self) -> Recollection:
+        """What is remembered, as plain data."""
+        return Recollection(self._calls, sorted(self._seen.items()))
+
+    def add(self, sights: list[Sight], tool: str, arguments: dict[str, Any]) -> None:
+        """Remember that this call followed these sights."""
+        text = call_text(tool, arguments)
+        if len(text) > MAX_CHARS or holds_secret(arguments):
+            return
+        seen = self._seen
+        number = self._numbers.get(text)
+        if number is None:
+            number = self._numbers[text] = len(self._calls)
+            self._calls.append(text)
+        for _, sight in sights:
+            followed = dict(seen.pop(sight, ()))
+            followed[number] = followed.get(number, 0) + 1
+            seen[sight] = sorted(followed.items(), key=lambda item: (-item[1], item[0]))[:MAX_CALLS]
+            if len(seen) > MAX_CONTEXTS:
+                del seen[next(iter(seen))]
+
+    def knows(self, sight: int) -> bool:
+        """Whether anything followed it."""
+        return sight in self._seen
+
+    def followed(self, sight: int) -> list[tuple[str, int]]:
+        """The calls that followed, and how often, the most frequent first."""
+        found = self._seen.get(sight, ())
+        return [(self._calls[number], count) for number, count in found]
+
+
+class Recaller:
+    """What one session brings back of earlier ones, and how well that went so far."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        self.known = False
+        self._task = ""
+        self._digest = ""
+        self._hits = 0
+        self._misses = 0
+
+    def fork(self) -> "Recaller":
+        """A copy that goes its own way."""
+        other = Recaller(self.memory)
+        vars(other).update(vars(self))
+        return other
+
+    @property
+    def standing(self) -> str:
+        """Whether the task is known, and how often what was recalled was right in this session."""
+        return f"{self.known:d}{min(self._hits, 2)}{min(self._misses, 2)}"
+
+    def sights(self, state: State) -> list[Sight]:
+        """What is seen now, the most telling first."""
+        task = state.texts.get(TASK, "")
+        if task is not self._task:
+            self._task = task
+            self._digest = blake2b(" ".join(task.lower().split()).encode("utf-8", "replace")).hexdigest()
+            self.known = self.memory.knows(_number("task", self._digest))
+        task = self._digest
+        last = state.calls[-1] if state.calls else None
+        called = call_text(last.tool, last.texts)[:MAX_CHARS] if last else ""
+        spoken = state.texts.get(USER, "")[:_RESULT_CHARS] if state.role == USER else ""
+        result = state.texts.get(LAST, "")[:_RESULT_CHARS]
+        count = str(len(state.calls))
+        found = [
+            ("full", _number("full", task, called, result, spoken)),
+            ("call", _number("call", task, called, state.role, count)),
+            ("after", _number("after", task, called, state.role)),
+            ("step", _number("step", task, count)),
+        ]
+        if last is not None:
+            found.append(("same", _number("same", called, result, state.role)))
+            found.append(("next", _number("next", called, state.role)))
+            found.append(("loose", _number("loose", task, last.tool, last.outcome, state.role)))
+        found.append(("task", _number("task", task)))
+        return found
+
+    def recalled(self, sights: list[Sight]) -> list[tuple[str, list[tuple[str, int]]]]:
+        """For each sight that is remembered its grade, and the calls that followed."""
+        found = []
+        for kind, sight in sights:
+            followed = self.memory.followed(sight)
+            if followed:
+                total = sum([count for _, count in followed])
+                share = int(3.99 * followed[0][1] / total)
+                found.append((f"{kind} {self.standing} {min(total.bit_length(), 3)} {share}", followed))
+        return found
+
+    def odds(self, sights: list[Sight], trust: Trust) -> dict[str, float]:
+        """The probability of each call that is recalled, at most one in all."""
+        found: dict[str, float] = {}
+        for grade, followed in self.recalled(sights):
+            top = trust.get(grade, _LITTLE)
+            most = followed[0][1]
+            for call, count in followed:
+                p = top * count / most
+                if p > found.get(call, _LITTLE):
+                    found[call] = p
+        total = sum(found.values())
+        return found if total <= 0.98 else {call: p * 0.98 / total for call, p in found.items()}
+
+    def judge(self, sights: list[Sight], tool: str, arguments: dict[str, Any]) -> None:
+        """Note whether the call made now is the one that was recalled first."""
+        for _, sight in sights:
+            followed = self.memory.followed(sight)
+            if followed:
+                if followed[0][0] == call_text(tool, arguments):
+                    self._hits += 1
+                else:
+                    self._misses += 1
+                return
+
+
+def call_text(tool: str, arguments: dict[str, Any]) -> str:
+    """One text for a call."""
+    return json.dumps([tool, arguments], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _number(*parts: str) -> int:
+    digest = blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=7).digest()
+    return int.from_bytes(digest)
