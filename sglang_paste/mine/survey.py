@@ -12,7 +12,7 @@ from sglang_paste.predict.secret import holds_secret, is_secret_name
 from sglang_paste.predict.state import State, Wanted, text_of
 from sglang_paste.predict.ways import Way, build, explain, form_of
 
-MAX_WAYS = 12
+MAX_WAYS = 9
 MAX_CONSTANTS = 48
 MAX_EXPLAINED = 400
 MAX_CONSTANT_CHARS = 2000

@@ -16,8 +16,8 @@ from sglang_paste.predict.patterns import Argument, Contexts, Patterns, Shape
 from sglang_paste.predict.state import State, text_of
 from sglang_paste.predict.ways import form_of
 
-MAX_CHOICES = 1500
-MAX_EXAMPLES = 1200
+MAX_CHOICES = 1000
+MAX_EXAMPLES = 800
 _WHOLE: dict[str, frozenset[str]] = {}
 _Item = tuple[Session, str]
 

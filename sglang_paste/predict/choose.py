@@ -10,9 +10,9 @@ from sglang_paste.predict.patterns import Argument
 from sglang_paste.predict.state import State
 from sglang_paste.predict.ways import built_form, values
 
-MAX_HEAD = 9
-MAX_TAIL = 2
-MAX_CLOSE = 14
+MAX_HEAD = 8
+MAX_TAIL = 1
+MAX_CLOSE = 9
 Value = tuple[str, str]
 """A candidate's text and its form."""
 

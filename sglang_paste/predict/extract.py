@@ -22,9 +22,8 @@ _TOKEN = re.compile(r"https?://[^\s\"'<>)\]}`]+|[#@~]?(?:\.{0,2}/)?\w+(?:(?:[./$
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _SPAN = re.compile(r"`([^`\n]{1,300})`|\"([^\"\n]{2,300})\"|'([^'\n]{2,200})'(?!\w)|\*\*([^*\n]{2,200})\*\*")
 _WORD = r"(?:[A-Z0-9][\w'’&.-]*[\w'’]|[A-Z0-9])"
-_CAPITAL = re.compile(
-    rf"{_WORD}(?:(?:,? (?:of|the|and|in|de|la|for|on|at|to|von|van|du|&|a) |[ -]|, ){_WORD})*(?: \([^)\n]{{2,40}}\))?"
-)
+_LINK = r"(?:of|the|and|in|de|la|for|on|at|to|von|van|du|&|a)"
+_CAPITAL = re.compile(rf"{_WORD}(?:(?:,?(?: {_LINK}){{1,2}} |[ -]|, ){_WORD})*(?: \([^)\n]{{2,40}}\))?")
 _LINE = re.compile(r"^([^\s:]+):(\d+):", re.MULTILINE)
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _DAY = re.compile(

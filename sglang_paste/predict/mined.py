@@ -21,10 +21,12 @@ from sglang_paste.predict.levels import Line
 from sglang_paste.predict.moment import Moment, first
 from sglang_paste.predict.patterns import Patterns, Shape
 from sglang_paste.predict.recall import Memory, Recaller, call_text
+from sglang_paste.predict.slots import Looks
 from sglang_paste.predict.state import State
 
-_SHAPES = 6
-_LEAST = 0.003
+_SHAPES = 5
+_LEAST = 0.02
+_MOST = 0.9
 _DEFAULT_RUN = RunTime(p50=0.5, p90=2.0)
 _Found = dict[str, tuple[float, str, dict[str, Any]]]
 
@@ -95,6 +97,7 @@ class MinedSession:
         self._recaller = Recaller(memory)
         self._ids: dict[str, str] = {}
         self._waiting: list[str] = []
+        self._looks = Looks()
         self._before: State | None = None
         self.state = State(mined.wanted)
 
@@ -143,11 +146,13 @@ class MinedSession:
         """
         given = partial or {}
         scores = self._reading.scores(self.state)
-        moment = Moment(self._mined.arguments, self.state, scores)
+        moment = Moment(self._mined.arguments, self.state, scores, self._looks)
         found: _Found = {}
+        covered = 0.0
         for probability, shape in self._shapes(tool, given, scores)[:_SHAPES]:
-            if found and (probability < _LEAST or _enough(found, k, probability)):
+            if found and (probability < _LEAST or covered > _MOST or _enough(found, k, probability)):
                 break
+            covered += probability
             names = [name for name in shape.names if not self._is_inert(shape.tool, name)]
             for p, arguments in moment.calls(shape, names, given):
                 mark = call_text(shape.tool, arguments)

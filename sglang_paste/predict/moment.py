@@ -10,7 +10,7 @@ from sglang_paste.predict.patterns import Shape
 from sglang_paste.predict.state import State, text_of
 from sglang_paste.predict.ways import build
 
-BEAM = 6
+BEAM = 5
 _FILLINGS = 3
 Arguments = Mapping[tuple[str, str], choose.Weighed]
 Likely = tuple[float, Any]
@@ -19,11 +19,11 @@ Likely = tuple[float, Any]
 class Moment:
     """What may be called now. Values of an argument are looked for once, whichever calls they are for."""
 
-    def __init__(self, arguments: Arguments, state: State, scores: Floats) -> None:
+    def __init__(self, arguments: Arguments, state: State, scores: Floats, looks: slots.Looks | None = None) -> None:
         self._arguments = arguments
         self._state = state
         self._scores = scores
-        self._scene = slots.Scene(state)
+        self._scene = slots.Scene(state, looks)
         self._pools: dict[tuple[str, str], _Pool] = {}
 
     def calls(self, shape: Shape, names: Sequence[str], given: Mapping[str, Any]) -> list[tuple[float, dict[str, Any]]]:

@@ -13,6 +13,8 @@ from sglang_paste.predict.state import LAST, SAID, TASK, USER, State
 
 VALUE, WAY, ODDS, NONE = 256, 64, 8, 64
 _LAST_TOOLS = 24
+MAX_LOOKED_CHARS = 400
+MAX_LOOKS = 4096
 _BUCKETS = (0, 1, 2, 3, 4, 4, 5, 5, 5, 6, 6, 6, 6, 6)
 _PARTS = re.compile(r"[A-Z]?[a-z]{2,}|[A-Z]{3,}")
 _CALLED = re.compile(r"\(.*")
@@ -38,12 +40,39 @@ def tag(text: str, size: int) -> int:
     return crc32(text.encode("utf-8", "surrogatepass")) % size
 
 
+class Look:
+    """What a text looks like, whatever the moment."""
+
+    __slots__ = ("end", "parts", "slots")
+
+    def __init__(self, text: str) -> None:
+        self.slots = (0, 20 + min(len(text).bit_length(), 9), 88 + shape(text))
+        self.end = tail(text) if len(text) <= MAX_LOOKED_CHARS else ""
+        self.parts = frozenset([part.lower() for part in _PARTS.findall(self.end)])
+
+
+class Looks:
+    """Looks of a session's texts, each made once; bounded."""
+
+    def __init__(self) -> None:
+        self._looks: dict[str, Look] = {}
+
+    def of(self, text: str) -> Look:
+        """The look of a text."""
+        look = self._looks.get(text)
+        if look is None:
+            if len(self._looks) >= MAX_LOOKS:
+                self._looks.clear()
+            look = self._looks[text] = Look(text)
+        return look
+
+
 class Scene:
     """What all arguments share at this moment: the texts last seen, and the slots of values looked at before."""
 
-    __slots__ = ("calls", "known", "last", "last_tool", "said", "seen", "task", "user", "words")
+    __slots__ = ("calls", "known", "last", "last_tool", "looks", "said", "seen", "task", "user", "words")
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, looks: Looks | None = None) -> None:
         last = state.calls[-1] if state.calls else None
         mark = f"{last.tool}/{last.outcome}/{state.role == USER}" if last else state.role
         self.last_tool = tag(mark, _LAST_TOOLS)
@@ -52,11 +81,9 @@ class Scene:
         self.user = state.texts.get(USER, "")[:3000]
         self.task = state.texts.get(TASK, "")[:5000]
         self.last = state.texts.get(LAST, "")[:4000]
-        self.words = (
-            {word.lower() for word in _PARTS.findall(self.task[:2500])},
-            {word.lower() for word in _PARTS.findall(self.said[-1000:])},
-        )
+        self.words = (state.words(TASK), state.words(SAID))
         self.seen = state.seen
+        self.looks = looks or Looks()
         self.known: dict[str, tuple[int, list[int]]] = {}
 
     def of_text(self, text: str) -> tuple[int, list[int]]:
@@ -67,27 +94,28 @@ class Scene:
         return found
 
     def _of_text(self, text: str) -> tuple[int, list[int]]:
-        if len(text) > 400:
-            return 0, [0, 1, 20 + min(len(text).bit_length(), 9), 88 + shape(text)]
-        named = (text in self.said) + 2 * (text in self.user) + 4 * (text in self.task)
-        end = tail(text)
-        ending = (end in self.said) + 2 * (end in self.last) + 4 * (end in self.task) if end else 0
+        look = self.looks.of(text)
+        if len(text) > MAX_LOOKED_CHARS:
+            return 0, [1, *look.slots]
+        end, parts = look.end, look.parts
+        said, last, task = self.said, self.last, self.task
+        named = (text in said) + 2 * (text in self.user) + 4 * (text in task)
+        ending = (end in said) + 2 * (end in last) + 4 * (end in task) if end else 0
+        times = self.seen.get(text, 0)
         slots = [
-            0,
+            *look.slots,
             1 + named,
             48 + ending,
             136 + 8 * named + ending,
-            20 + min(len(text).bit_length(), 9),
-            56 + min(self.seen.get(text, 0), 5),
-            88 + shape(text),
+            56 + (times if times < 5 else 5),
         ]
         if ending & 2:
             slots.append(200 + self.last_tool)
-        parts = {part.lower() for part in _PARTS.findall(end)}
         if parts:
-            slots.append(128 + min(len(parts & self.words[0]), 3))
+            asked = len(parts & self.words[0])
+            slots.append(128 + (asked if asked < 3 else 3))
             slots.append(232 + min(len(parts & self.words[1]), 3))
-            slots.append(236 + min(3 * len(parts & self.words[0]) // len(parts), 3))
+            slots.append(236 + min(3 * asked // len(parts), 3))
         return named, slots
 
 

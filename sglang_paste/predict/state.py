@@ -24,6 +24,7 @@ _FAIL = re.compile(
 )
 _EMPTY = re.compile(r"(?i)^\s*(?:\[\]|\{\}|null|none|no (?:matches|results|files)[^\n]*)?\s*$")
 _YEAR = re.compile(r"\b20\d\d\b")
+_PARTS = re.compile(r"[A-Z]?[a-z]{2,}|[A-Z]{3,}")
 _NOTHING: frozenset[str] = frozenset()
 
 
@@ -54,6 +55,7 @@ class State:
         self._lists: dict[Key, list[str]] = {}
         self._kinds: dict[str, list[Key]] = {}
         self._recent: dict[str, dict[str, None]] = {}
+        self._words: dict[str, tuple[str, frozenset[str]]] = {}
         self._year = "2024"
         self._wanted = wanted
 
@@ -149,6 +151,15 @@ class State:
             self._remember((f"@{tool}", key[1]), place)
             self._remember((f"@{tool}", f"{name}<"), place)
             self._remember(("@", "*"), place)
+
+    def words(self, source: str) -> frozenset[str]:
+        """The parts of the words of a text: of the task as it begins, of what was said as it ends."""
+        text = self.texts.get(source, "")
+        known = self._words.get(source)
+        if known is None or known[0] is not text:
+            piece = text[:2500] if source == TASK else text[-1000:]
+            known = self._words[source] = (text, frozenset([word.lower() for word in _PARTS.findall(piece)]))
+        return known[1]
 
     def _step(self, role: str) -> None:
         self.turn += 1

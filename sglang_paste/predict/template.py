@@ -12,9 +12,9 @@ _ROOT = re.compile(r"/\w+")
 
 
 def split(text: str) -> tuple[str, list[str]]:
-    """The text with a hole for each path in it, and the paths. A text without one is its own template."""
+    """The text with a hole for each path in it, and the paths. A text without one, or too long, is its own."""
     if len(text) > MAX_CHARS or HOLE in text:
-        return text, []
+        return text.replace(HOLE, " "), []
     found: list[str] = []
 
     def place(match: re.Match[str]) -> str:

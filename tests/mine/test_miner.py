@@ -1,0 +1,162 @@
+import random
+
+import pytest
+
+from sglang_paste.mine.learn import Miner
+from sglang_paste.mine.records import Call, Result, Session, Turn
+from sglang_paste.predict.mined import Mined, MinedSession
+from sglang_paste.predict.patterns import Patterns
+
+SECRET = "sk-live51H8xQ2eZvKYlo2CnP0aTf"
+
+
+def shop(number: int, tenant: str = "", greeting: str = "Hello, I am") -> Session:
+    """A person says who they are, the account is looked up, then its orders one after the other."""
+    draw = random.Random(number)
+    user = f"user_{draw.randrange(10**6):06}"
+    orders = [f"#W{draw.randrange(10**6):06}" for _ in range(3)]
+    turns = [
+        Turn("user", f"{greeting} {user} and something is wrong with my orders, number {number}."),
+        Turn("assistant", "", (Call("get_user", {"user_id": user}),)),
+        Turn(
+            "tool",
+            "",
+            (),
+            (
+                Result(
+                    "get_user",
+                    f'{{"name": "X", "orders": ["{orders[0]}", "{orders[1]}", "{orders[2]}"]}}',
+                    duration_s=0.25,
+                ),
+            ),
+        ),
+    ]
+    for order in orders:
+        turns.append(Turn("assistant", "", (Call("get_order", {"order_id": order, "region": "eu", "key": SECRET}),)))
+        turns.append(Turn("tool", "", (), (Result("get_order", f'{{"order_id": "{order}", "status": "late"}}'),)))
+    return Session("shop", f"s{number}", f"t{number}", tuple(turns), tenant)
+
+
+def mined(sessions: list[Session], k: int = 5) -> Patterns:
+    miner = Miner(k)
+    for session in sessions:
+        miner.add(session)
+    return miner.finish()
+
+
+@pytest.fixture(scope="module")
+def patterns() -> Patterns:
+    return mined([shop(number) for number in range(40)])
+
+
+def begun(patterns: Patterns, **options: str) -> MinedSession:
+    session = Mined(patterns).session(**options)
+    session.observe(
+        {"role": "user", "content": "Hello, I am user_777777 and something is wrong with my orders, number 9."}
+    )
+    return session
+
+
+def call(session: MinedSession, tool: str, arguments: dict[str, str], result: str) -> None:
+    function = {"name": tool, "arguments": arguments}
+    session.observe({"role": "assistant", "content": "", "tool_calls": [{"id": "1", "function": function}]})
+    session.observe({"role": "tool", "tool_call_id": "1", "content": result})
+
+
+def test_names_the_call_of_a_task_never_seen(patterns: Patterns) -> None:
+    session = begun(patterns)
+    best = session.candidates(1)[0]
+    assert (best.tool, best.arguments) == ("get_user", {"user_id": "user_777777"})
+    assert best.probability > 0.5
+    assert best.run_time.p50 == pytest.approx(0.25)
+
+
+def test_goes_through_a_list_in_order(patterns: Patterns) -> None:
+    session = begun(patterns)
+    call(session, "get_user", {"user_id": "user_777777"}, '{"name": "Y", "orders": ["#W111111", "#W222222"]}')
+    assert session.candidates(1, "get_order")[0].arguments["order_id"] == "#W111111"
+    call(session, "get_order", {"order_id": "#W111111"}, '{"order_id": "#W111111", "status": "late"}')
+    assert session.candidates(1, "get_order")[0].arguments["order_id"] == "#W222222"
+
+
+def test_conditions_on_arguments_that_are_known(patterns: Patterns) -> None:
+    session = begun(patterns)
+    call(session, "get_user", {"user_id": "user_777777"}, '{"name": "Y", "orders": ["#W111111"]}')
+    found = session.candidates(3, "get_order", {"order_id": "#W999999"})
+    assert found
+    assert all(candidate.arguments["order_id"] == "#W999999" for candidate in found)
+
+
+def test_inert_arguments_are_left_out(patterns: Patterns) -> None:
+    session = Mined(patterns).session(inert={"get_order.region", "key"})
+    session.observe({"role": "user", "content": "Order #W123456 please"})
+    assert all(set(found.arguments) == {"order_id"} for found in session.candidates(5, "get_order"))
+
+
+def test_only_offered_tools(patterns: Patterns) -> None:
+    session = Mined(patterns).session(tools=["get_order"])
+    session.observe({"role": "user", "content": "Hello, I am user_777777"})
+    assert {found.tool for found in session.candidates(5)} <= {"get_order"}
+
+
+def test_what_may_follow_comes_along(patterns: Patterns) -> None:
+    session = begun(patterns)
+    call(session, "get_user", {"user_id": "user_777777"}, '{"name": "Y", "orders": ["#W111111", "#W222222"]}')
+    (best,) = session.candidates(1, ahead=1)
+    assert best.arguments["order_id"] == "#W111111"
+    assert [following.arguments["order_id"] for following in best.then] == ["#W222222"]
+
+
+def test_streamed_text_is_taken_back(patterns: Patterns) -> None:
+    session = begun(patterns)
+    before = session.candidates(3)
+    session.observe_partial("I look up")
+    session.observe_partial("I look up user_123123")
+    assert session.state.texts["said"] == "I look up user_123123"
+    session.observe({"role": "user", "content": ""})
+    assert "said" not in session.state.texts
+    assert before
+
+
+def test_a_secret_is_in_no_pattern(patterns: Patterns) -> None:
+    import msgspec
+
+    assert SECRET.encode() not in msgspec.msgpack.encode(patterns)
+
+
+@pytest.mark.parametrize(("tasks", "kept"), [(4, False), (5, True)])
+def test_a_constant_is_kept_from_k_tasks_on(tasks: int, kept: bool) -> None:
+    found = mined([shop(number) for number in range(tasks)])
+    regions = [argument for argument in found.arguments if argument.name == "region"]
+    assert all((("eu", "s") in argument.constants) is kept for argument in regions)
+    assert regions
+
+
+def test_sessions_of_one_task_count_once() -> None:
+    same = [Session("shop", f"s{n}", "one", shop(n).turns) for n in range(9)]
+    assert all(not argument.constants for argument in mined(same).arguments)
+
+
+def test_order_makes_no_difference() -> None:
+    sessions = [shop(number) for number in range(12)]
+    assert mined(sessions) == mined(sessions[::-1])
+
+
+def test_a_tenant_recalls_its_own_calls_alone() -> None:
+    sessions = [shop(number % 4, "acme" if number % 4 else "other") for number in range(4)]
+    sessions += [Session(s.source, f"{s.session_id}b", s.task_id, s.turns, s.tenant) for s in sessions]
+    found = Mined(mined(sessions))
+    said = sessions[1].turns[0].content
+    made = sessions[1].turns[1].tool_calls[0].arguments
+    for tenant, known in (("acme", True), ("other", False)):
+        session = found.session(tenant=tenant)
+        session.observe({"role": "user", "content": said})
+        assert session._recaller.memory.knows(session._recaller.sights(session.state)[0][1]) is known
+    assert made
+
+
+def test_nothing_in_nothing_out() -> None:
+    session = Mined(mined([])).session()
+    session.observe({"role": "user", "content": "Hello"})
+    assert session.candidates() == []
+    assert session.tools() == {}

@@ -1,0 +1,172 @@
+"""The parts that mined patterns are made of: texts, ways, templates, levels, recollections."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sglang_paste.predict import choose, extract, slots, template
+from sglang_paste.predict.levels import Level, Line
+from sglang_paste.predict.patterns import Argument
+from sglang_paste.predict.recall import Memory, Recaller
+from sglang_paste.predict.state import ANY, LAST, State, text_of
+from sglang_paste.predict.ways import Way, build, explain, form_of, forward, values
+
+TEXTS = st.text(max_size=300)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("see src/app/main.py now", ("path", "src/app/main.py")),
+        ("see src/app/main.py now", ("base", "main.py")),
+        ("at https://a.org/b?c=d.", ("url", "https://a.org/b?c=d")),
+        ("on 2024-05-17, please", ("date", "2024-05-17")),
+        ("the class org.apache.URL.getHost fails", ("dotted", "org.apache.URL.getHost")),
+        ("my order #W5061109", ("id", "#W5061109")),
+        ("call parse_args(x)", ("called", "parse_args")),
+    ],
+)
+def test_tokens(text: str, found: extract.Found) -> None:
+    assert found in list(extract.tokens(text))
+
+
+def test_prose_names_phrases_and_days() -> None:
+    found = list(extract.prose("Who wrote The Name of the Rose (novel) before May 24?", "2024"))
+    assert ("phrase", "The Name of the Rose (novel)") in found
+    assert ("part", "The Name of the Rose") in found
+    assert ("date", "2024-05-24") in found
+
+
+def test_leaves_say_path_and_object() -> None:
+    found = list(extract.leaves({"a": [{"id": "x", "n": 1}, {"id": "y"}], "cards": {"card_12": {"kind": "visa"}}}))
+    paths = {(path, text) for path, text, _ in found}
+    assert {(".a[].id", "x"), (".a[].n", "1"), (".a[].id", "y"), (".cards.{}", "card_12")} <= paths
+    holders = {text: holder for _, text, holder in found}
+    assert holders["x"] == holders["1"] != holders["y"]
+
+
+@given(TEXTS, st.sampled_from([None, frozenset[str](), frozenset(("path", "phrase", "line", "hit"))]))
+def test_any_text_can_be_read(text: str, wanted: frozenset[str] | None) -> None:
+    for kind, value in (*extract.prose(text, "2024", wanted), *extract.result(text, wanted)):
+        assert kind
+        assert len(value) <= max(extract.MAX_VALUE_CHARS, len(text))
+
+
+@given(TEXTS)
+def test_a_template_filled_with_its_places_is_the_text(text: str) -> None:
+    for whole in (text, f"cat {text}/a.py"):
+        pattern, places = template.split(whole)
+        assert len(template.holes(pattern)) == len(places)
+        assert template.fill(pattern, places) == whole.replace(template.HOLE, " ")
+
+
+def test_templates_leave_what_is_no_place() -> None:
+    pattern, places = template.split("cd /workspace && python -m pytest tests/test_a.py -v 2>/dev/null")
+    assert places == ["tests/test_a.py"]
+    assert template.holes(pattern) == ["pytest"]
+
+
+def test_a_task_list_goes_one_step_on() -> None:
+    before = [{"task": "a", "status": "in_progress"}, {"task": "b", "status": "pending"}]
+    after = [{"task": "a", "status": "completed"}, {"task": "b", "status": "in_progress"}]
+    assert next(forward(text_of(before))) == text_of(after)
+    assert list(forward("[1, 2]")) == list(forward("[{")) == []
+
+
+def seen() -> State:
+    state = State()
+    state.user("Read src/a.py and src/b.py, then ask for Ada Lovelace")
+    state.said("I will read `src/a.py`")
+    state.call("read", {"path": "src/a.py", "offset": 1, "limit": 50, "names": ["x"]})
+    state.result("read", "def handle_request(self): pass\nimport os.path")
+    state.said("")
+    state.call("ls", {"path": "src"})
+    state.result("ls", "a.py\nb.py")
+    return state
+
+
+@pytest.mark.parametrize("value", ["src/b.py", "src/a.py", "handle_request", ["x"], 51, "Ada Lovelace"])
+def test_explained_ways_make_the_value(value: Any) -> None:
+    state = seen()
+    ways = list(explain(state, "read", "offset", value))
+    assert ways
+    for way in ways:
+        form = "l" if way.form == "l" else form_of(value)
+        assert value in [build(text, form) for text in values(way, state) if form != "j" or text[:1] in "[5"]
+
+
+def test_the_latest_of_a_source_replaces_what_was_there() -> None:
+    state = seen()
+    assert state.values(("ls", "base")) == []
+    assert state.values((LAST, "dotted")) == ["a.py", "b.py"]
+    assert state.values((ANY, "called")) == ["handle_request"]
+
+
+def test_a_fork_goes_its_own_way() -> None:
+    state = seen()
+    fork = state.fork()
+    fork.user("something else: src/z.py")
+    assert state.values(("user", "path")) == ["src/a.py", "src/b.py"]
+
+
+def weighed(weights: Sequence[float]) -> tuple[choose.Weighed, State, slots.Context]:
+    ways = [Way("task", "path", "s"), Way("@read", "path", "s"), Way("@", "path", "1"), Way("nowhere", "x", "s")]
+    argument = Argument("read", "path", ways, [("src/b.py", "s"), ("cat \x00", "t")], 0)
+    size = choose.width(argument) + slots.NONE
+    state = seen()
+    context = slots.Context(state, slots.Scene(state), "read", "path")
+    return choose.Weighed(argument, [weights[place % len(weights)] for place in range(size)]), state, context
+
+
+@settings(max_examples=50)
+@given(st.lists(st.floats(-3, 3), min_size=7, max_size=90))
+def test_the_quick_score_is_the_sum_of_the_slots(weights: list[float]) -> None:
+    plain, state, context = weighed(weights)
+    odds = [-0.5, -2.0]
+    found = choose.gather(plain.argument, state, context, odds)
+    quick = plain.prescore(state, context, odds)
+    assert quick.keys() == found.keys()
+    for value, marks in found.items():
+        assert quick[value] == pytest.approx(sum(plain.weights[mark] for mark in marks), abs=1e-6)
+
+
+def test_slots_stay_in_their_blocks() -> None:
+    state = seen()
+    scene = slots.Scene(state)
+    context = slots.Context(state, scene, "read", "path")
+    for text in ("src/a.py", "", "x" * 500, "A b c d e f", "handle_request"):
+        assert all(0 <= slot < slots.VALUE for slot in slots.of_value(text, context))
+        assert 0 <= slots.related(text, ["src/a.py"], state) < slots.VALUE
+    for size in (1, 5, 48):
+        assert all(0 <= slot < slots.WAY for slot in slots.of_list(size, 9, scene))
+        assert all(0 <= slot < slots.NONE for slot in slots.of_none(size, context))
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 0.99), st.floats(0, 1)), min_size=1, max_size=8), st.floats(0, 1))
+def test_a_line_rises_within_its_levels(points: list[tuple[float, float]], raw: float) -> None:
+    raws, reals = sorted({p for p, _ in points}), sorted(q for _, q in points)
+    line = Line([Level(p, q) for p, q in zip(raws, reals, strict=False)])
+    assert 0.0 <= line.at(raw) <= reals[-1]
+    assert line.at(raw) <= line.at(min(raw + 0.1, 1.0)) + 1e-9
+
+
+def test_what_followed_is_recalled_and_judged() -> None:
+    memory = Memory()
+    state = State()
+    state.user("the same question again")
+    first = Recaller(memory)
+    for _ in range(3):
+        memory.add(first.sights(state), "search", {"query": "x"})
+    memory.add(first.sights(state), "search", {"password": "hunter2 hunter2"})
+    again = Recaller(Memory(memory.recollection()))
+    sights = again.sights(state)
+    grade = again.recalled(sights)[0][0]
+    assert again.known
+    assert again.odds(sights, {grade: 0.9}) == {json.dumps(["search", {"query": "x"}], separators=(",", ":")): 0.9}
+    again.judge(sights, "search", {"query": "x"})
+    assert again.standing == "110"
+    assert "hunter2" not in str(memory.recollection())
