@@ -16,9 +16,11 @@ _SIZE = 8
 def task_keys(session: Session) -> tuple[bytes, ...]:
     """What the task of a session is known by: its id, and its text, normalised.
 
-    The same question may stand under several ids. A text of fewer than four words ("hi there") names no task.
+    The same question may stand under several ids, and a task in several sources; but an id that is a mere number is
+    one of its source alone, and a text of fewer than four words ("hi there") names no task.
     """
-    keys = [_digest(f"id/{session.task_id}")]
+    where = session.source if session.task_id.isdecimal() else ""
+    keys = [_digest(f"id/{where}/{session.task_id}")]
     text = task_text(session.turns)
     if text.count(" ") + 1 >= MIN_TEXT_WORDS:
         keys.append(_digest(f"text/{text}"))

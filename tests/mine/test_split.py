@@ -77,3 +77,11 @@ def test_texts_are_compared_by_their_words_and_greetings_name_no_task() -> None:
     assert asked("a", "anything") in tasks
     assert asked("c", "hi there!") not in tasks
     assert asked("c", "who wrote this book") not in tasks
+
+
+def test_a_number_is_the_id_of_a_task_in_its_source_alone() -> None:
+    tasks = Tasks()
+    for task in ("7", "airline/7"):
+        tasks.add(asked(task, "please"))
+    others = [Session("fair", "s", task, ()) for task in ("7", "airline/7")]
+    assert [session in tasks for session in others] == [False, True]
