@@ -38,8 +38,17 @@ def enter() -> None:
     elif text := os.environ.get(ENVIRONMENT):
         hold(msgspec.json.decode(text, type=Settings))
         or_stop(lambda: apply(role))
+        if role == "scheduler":
+            _connect(role)
     if role in ("main", "scheduler"):
         _offer_cpu_backend()
+
+
+def _connect(role: Role) -> None:
+    """What the first request of a process has to say must not meet a connection that is still being made."""
+    from sglang_paste.patches import bus
+
+    bus.sink(role)
 
 
 def settings() -> Settings:

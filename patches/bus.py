@@ -16,21 +16,16 @@ TALLY = Tally()
 class BusSink:
     """Sends events from any thread; with them, once a second, a heartbeat that says what was lost."""
 
-    def __init__(
-        self, name: str, connect: Callable[[], EngineSide], clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, name: str, bus: EngineSide, clock: Callable[[], float] = time.monotonic) -> None:
         self._name = name
-        self._connect = connect
+        self._bus = bus
         self._clock = clock
-        self._bus: EngineSide | None = None
         self._lock = threading.Lock()
         self._beat = 0.0
 
     def send(self, events: Sequence[Message]) -> None:
         """Never waits for the side process."""
         with self._lock:
-            if self._bus is None:
-                self._bus = self._connect()
             now = self._clock()
             if now - self._beat >= HEARTBEAT_S:
                 self._beat = now
@@ -46,10 +41,11 @@ _sink: Sink | None = None
 
 
 def sink(name: str) -> Sink:
-    """This process's way out; `name` is used by whoever asks first."""
+    """This process's way out; `name` is used by whoever asks first, who had better do so before there is something to
+    send: what is sent while the connection is made is lost."""
     global _sink
     if _sink is None:
-        _sink = BusSink(name, lambda: EngineBus(settings().run_dir, name))
+        _sink = BusSink(name, EngineBus(settings().run_dir, name))
     return _sink
 
 

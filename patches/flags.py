@@ -28,7 +28,10 @@ FLAGS = (
     "--tool-state-dir",
     "--tool-cpus",
     "--tool-patterns",
+    "--tool-session-memory",
 )
+
+SESSION_MEMORY = 256
 
 _MAX_YAML_BYTES = 1024 * 1024
 # What an address of a Unix socket can hold, less the name of the socket.
@@ -73,6 +76,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--tool-patterns", metavar="FILE", help="What `sglang-paste mine` found; calls are predicted from it."
     )
+    group.add_argument(
+        "--tool-session-memory",
+        metavar="MIB",
+        type=int,
+        help="Memory for the tokens of conversations, so that a turn costs its new ones; 0 for none. Default: 256.",
+    )
 
 
 def read(args: argparse.Namespace, server_args: Any) -> Settings | None:
@@ -100,6 +109,7 @@ def read(args: argparse.Namespace, server_args: Any) -> Settings | None:
         api_key=server_args.api_key,
         cpus=args.tool_cpus,
         patterns=args.tool_patterns,
+        session_memory=args.tool_session_memory,
     )
 
 
@@ -113,12 +123,15 @@ def settle(
     api_key: str | None,
     cpus: str | None,
     patterns: str | None = None,
+    session_memory: int | None = None,
 ) -> Settings:
     """Check every value and make the directories. Raises ConfigError."""
     if not is_loopback(host) and not api_key:
         raise ConfigError(f"the gateway would listen on {host} without a key; give --api-key or a loopback address")
     if budget is not None and budget < 0:
         raise ConfigError(f"the speculation budget is {budget}; give 0 or more")
+    if session_memory is not None and session_memory < 0:
+        raise ConfigError(f"--tool-session-memory is {session_memory}; give 0 or more")
     cores = parse_cpus(cpus) if cpus else None
     tools = load_tools(tool_config) if tool_config else ToolConfig()
     require_free(host, port)
@@ -133,6 +146,7 @@ def settle(
         cpus=cores,
         patterns=check_patterns(patterns) if patterns else None,
         inert=inert_arguments(tools),
+        session_memory=SESSION_MEMORY if session_memory is None else session_memory,
     )
 
 

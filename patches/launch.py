@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from sglang_paste.patches import arm, flags
+from sglang_paste.patches import arm, bus, flags
 from sglang_paste.speculate.supervisor import Supervisor
 
 READY_WITHIN_S = 30.0
@@ -59,6 +59,7 @@ def with_side_process(original: Callable[..., Any], server_args: Any, *args: Any
 
 def wait_for_gateway(*_args: Any, **_kwargs: Any) -> None:
     """Before the HTTP server: a server that says it is ready has its gateway."""
+    bus.sink("api")
     if _supervisor is not None:
         _supervisor.wait_ready(READY_WITHIN_S)
 

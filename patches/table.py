@@ -179,7 +179,52 @@ BOUNDARIES = (
     ),
 )
 
-HOOKS: tuple[Hook, ...] = (*PARSER, *SIDE_PROCESS, *BOUNDARIES)
+DELTA_TURNS = (
+    Hook(
+        target="sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat._convert_to_internal_request",
+        kind="around",
+        roles=("main",),
+        signature="(self, request, raw_request=None)",
+        function="turns:converting",
+    ),
+    Hook(
+        target="sglang.srt.entrypoints.openai.serving_responses.OpenAIServingResponses._make_request",
+        kind="around",
+        roles=("main",),
+        signature="async (self, request, prev_response, tokenizer, *, tool_adapter=None)",
+        function="turns:making",
+    ),
+    Hook(
+        target="sglang.srt.entrypoints.openai.parallel_prompt_encode.parallel_prompt_encode",
+        kind="around",
+        roles=("main",),
+        signature="(tokenizer, text, encode_kwargs=None)",
+        function="turns:encoding",
+    ),
+    Hook(
+        target="sglang.srt.managers.tokenizer_manager.TokenizerManager._tokenize_one_request",
+        kind="around",
+        roles=("main",),
+        signature="async (self, obj)",
+        function="turns:tokenizing",
+    ),
+    Hook(
+        target="sglang.srt.managers.tokenizer_manager.TokenizerManager._tokenize_texts",
+        kind="around",
+        roles=("main",),
+        signature="async (self, texts, is_cross_encoder=False)",
+        function="turns:tokenizing_texts",
+    ),
+    Hook(
+        target="sglang.srt.managers.tokenizer_manager.TokenizerManager._handle_batch_output",
+        kind="before",
+        roles=("main",),
+        signature="async (self, recv_obj)",
+        function="turns:answered",
+    ),
+)
+
+HOOKS: tuple[Hook, ...] = (*PARSER, *SIDE_PROCESS, *BOUNDARIES, *DELTA_TURNS)
 
 
 def hooks_of(role: Role, hooks: Iterable[Hook] | None = None) -> list[Hook]:

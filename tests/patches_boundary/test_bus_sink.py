@@ -31,7 +31,7 @@ class Line:
 def test_a_heartbeat_goes_along_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TALLY, "slow", TALLY.slow + 2)
     now, line = [10.0], Line()
-    sink = BusSink("api", lambda: line, lambda: now[0])  # type: ignore[arg-type,return-value]
+    sink = BusSink("api", line, lambda: now[0])  # type: ignore[arg-type,return-value]
     for now[0] in (10.0, 10.5, 11.0):
         sink.send([EVENT])
     beats = [item for item in line.sent if isinstance(item, Ping)]
@@ -40,26 +40,20 @@ def test_a_heartbeat_goes_along_once_a_second(monkeypatch: pytest.MonkeyPatch) -
     assert line.sent.count(EVENT) == 3
 
 
-def test_threads_share_one_connection() -> None:
-    connected: list[Line] = []
-
-    def connect() -> Line:
-        connected.append(Line())
-        return connected[-1]
-
-    sink = BusSink("api", connect, lambda: 0.5)  # type: ignore[arg-type]
+def test_threads_share_it() -> None:
+    line = Line()
+    sink = BusSink("api", line, lambda: 0.5)  # type: ignore[arg-type]
     threads = [threading.Thread(target=sink.send, args=([EVENT],)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(connected) == 1
-    assert connected[0].sent.count(EVENT) == 8
+    assert line.sent.count(EVENT) == 8
 
 
 def test_the_memory_bus_fits() -> None:
     side = MemorySide()
     engine = side.connect("api")
-    BusSink("api", lambda: engine).send([EVENT])
+    BusSink("api", engine).send([EVENT])
     engine.close()
     side.close()
