@@ -129,7 +129,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What the launcher's flags come to, for all processes of a server. `run_dir` (mode 0700) holds the bus's
     socket and the state of the side process; `api_key` is the gateway's bearer token, None for no auth. `cpus` are the
     cores of the side process and its tools, None for all; `patterns` is a mined file; `inert` holds each tool's inert
-    arguments by the name under which it is offered."""
+    arguments by the name under which it is offered; `session_memory` (MiB) is for the tokens of conversations, 0 for
+    none."""
 
     tool_config: str | None
     gateway_host: str
@@ -141,3 +142,4 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cpus: tuple[int, ...] | None = None
     patterns: str | None = None
     inert: dict[str, tuple[str, ...]] = {}
+    session_memory: int = 256
