@@ -14,7 +14,7 @@ EPOCHS = 3
 _RATE, _DECAY, _START = 0.1, 0.03, 0.1
 
 
-def softmax(examples: Sequence[Example], values: Floats, classes: int, seed: int = 7) -> Floats:
+def softmax(examples: Sequence[Example], values: Floats, classes: int, epochs: int = EPOCHS, seed: int = 7) -> Floats:
     """Weights [feature, class] of a softmax among each example's own classes, by AdaGrad, averaged over its later
     epochs. `values` say how much each feature weighs; the weights returned are multiplied with them."""
     size = (len(values), classes)
@@ -22,7 +22,7 @@ def softmax(examples: Sequence[Example], values: Floats, classes: int, seed: int
     squares = np.full(size, _START, np.float32)
     order = np.random.default_rng(seed)
     decay, taken = np.float32(_DECAY), 0
-    for epoch in range(EPOCHS):
+    for epoch in range(epochs):
         rate = np.float32(_RATE / (1 + 0.5 * epoch))
         for number in order.permutation(len(examples)):
             rows, columns, right = examples[number]
@@ -38,7 +38,7 @@ def softmax(examples: Sequence[Example], values: Floats, classes: int, seed: int
             square = squares[grid] + step * step
             squares[grid] = square
             weights[grid] = block - rate * step / np.sqrt(square)
-        if 2 * epoch >= EPOCHS:
+        if 2 * epoch >= epochs:
             total += weights
             taken += 1
     return total * (values[:, None] / np.float32(max(taken, 1)))
@@ -52,9 +52,15 @@ class Choices:
         self.candidates: list[int] = []
         self.examples: list[int] = []
         self.right: list[int] = []
+        self._reached = 0
+
+    def reach(self) -> float:
+        """The share of examples in which one of the candidates was right, a little more where they are few."""
+        return (self._reached + 1) / (len(self) + 1)
 
     def add(self, candidates: Sequence[Sequence[int]], right: int) -> None:
-        """One example: the slots of each candidate, and which was right."""
+        """One example: the slots of each candidate, the last of which is `none of these`, and which was right."""
+        self._reached += right < len(candidates) - 1
         self.examples.append(len(self.candidates))
         self.right.append(len(self.candidates) + right)
         for marks in candidates:

@@ -3,6 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 
+import msgspec
+
+from sglang_paste.mine.beside import beside
 from sglang_paste.mine.calibrate import judge, levels
 from sglang_paste.mine.records import Session
 from sglang_paste.mine.remember import remember
@@ -27,15 +30,23 @@ class Miner:
     def finish(self, progress: Callable[[float], None] | None = None) -> Patterns:
         """The patterns of all sessions taken in, which are then forgotten."""
         with closing(self._spool):
-            patterns = Trainer(self.k, self._spool).patterns()
+            told = progress or _quietly
+            line = beside(lambda: msgspec.msgpack.encode(self._levels()))
+            trainer = Trainer(self.k, self._spool)
+            told(0.3)
+            patterns = trainer.patterns()
+            told(0.8)
             patterns.recollections, patterns.trust = remember(self._spool)
-            patterns.levels = self._levels()
+            patterns.levels = msgspec.msgpack.decode(line(), type=dict[str, list[Level]])
             return patterns
 
     def _levels(self) -> dict[str, list[Level]]:
         """Learn from one half of the tasks, look at the other."""
         learned = Trainer(self.k, _Half(self._spool, 1)).patterns()
         return levels(judge(Mined(learned), _Half(self._spool, 0)))
+
+
+def _quietly(share: float) -> None: ...
 
 
 class _Half:

@@ -1,6 +1,7 @@
 """Sessions laid aside on disk, so that mining passes over more of them than memory holds."""
 
 import hashlib
+import os
 import tempfile
 import weakref
 import zlib
@@ -30,9 +31,10 @@ class Spool:
         self._decoder = msgspec.json.Decoder(Session)
 
     def __iter__(self) -> Iterator[Item]:
+        descriptor = self._file.fileno()
+        self._file.flush()
         for _, at, length in sorted(self._places):
-            self._file.seek(at)
-            session = self._decoder.decode(zlib.decompress(self._file.read(length)))
+            session = self._decoder.decode(zlib.decompress(os.pread(descriptor, length, at)))
             yield session, self._tasks.of(session).hex()
 
     def add(self, session: Session) -> None:

@@ -14,7 +14,9 @@ from sglang_paste.predict.ways import Way, build, explain, form_of
 
 MAX_WAYS = 9
 MAX_CONSTANTS = 48
-MAX_EXPLAINED = 400
+MAX_EXPLAINED = 300
+MIN_WORD_TASKS = 3
+MAX_WORDS = 16_000
 MAX_CONSTANT_CHARS = 2000
 ArgumentKey = tuple[str, str]
 ShapeKey = tuple[str, tuple[str, ...]]
@@ -31,6 +33,7 @@ class Survey:
         self._constants: dict[ArgumentKey, dict[tuple[str, str], set[str]]] = defaultdict(lambda: defaultdict(set))
         self._explained: dict[ArgumentKey, list[frozenset[Way]]] = defaultdict(list)
         self._tasks: dict[ArgumentKey, dict[Way, set[str]]] = defaultdict(lambda: defaultdict(set))
+        self._counts: Counter[str] = Counter()
         self._calls: Counter[str] = Counter()
         self.together: dict[str, set[str]] = defaultdict(set)
 
@@ -40,12 +43,14 @@ class Survey:
         for tool in tools:
             self.together[tool] |= tools
         called = [turn.tool_calls[0].name for turn in session.turns if turn.tool_calls]
-        thorough = 5 * sum(self._calls[tool] < MAX_EXPLAINED for tool in called) >= len(called)
+        thorough = 3 * sum(self._calls[tool] < MAX_EXPLAINED for tool in called) >= len(called)
         for state, calls in moments(session, None if thorough else _NOTHING):
             call = calls[0]
             self._calls[call.name] += 1
             self._note(self._shapes, (call.name, tuple(sorted(call.arguments))), task)
-            for word in features(state):
+            found = features(state)
+            self._counts.update(found)
+            for word in found:
                 self._note(self._words, word, task)
             for name, value in call.arguments.items():
                 self._argument(state if thorough else None, call, name, value, task)
@@ -55,8 +60,10 @@ class Survey:
         return sorted(shape for shape, tasks in self._shapes.items() if len(tasks) >= min(2, self._k))
 
     def words(self) -> list[str]:
-        """The features seen in enough tasks."""
-        return sorted(word for word, tasks in self._words.items() if len(tasks) >= self._k)
+        """The features seen in enough tasks, the most frequent ones where they are too many."""
+        least = max(self._k, MIN_WORD_TASKS)
+        enough = sorted((-self._counts[word], word) for word, tasks in self._words.items() if len(tasks) >= least)
+        return sorted(word for _, word in enough[:MAX_WORDS])
 
     def arguments(self, shapes: Sequence[ShapeKey]) -> dict[ArgumentKey, Argument]:
         """The arguments of these shapes, and what fills the holes in their templates, without weights."""
@@ -92,14 +99,14 @@ class Survey:
 
     def _note(self, counts: dict, item: object, task: str) -> None:  # type: ignore[type-arg]
         tasks = counts[item]
-        if len(tasks) < self._k:
+        if len(tasks) < max(self._k, MIN_WORD_TASKS):
             tasks.add(task)
 
     def _ways(self, key: ArgumentKey) -> list[Way]:
         """The ways that together explain most, each adding to those before it, then those that explain most alone."""
         rows = self._explained[key]
         counts = Counter(way for ways in rows for way in ways)
-        enough = min(3, self._k)
+        enough = min(2, self._k)
         pool = [way for way in counts if len(self._tasks[key][way]) >= enough]
         pool = sorted(pool, key=lambda way: (-counts[way], way))[:60]
         picked: list[Way] = []

@@ -17,7 +17,7 @@ from sglang_paste.predict.state import State, text_of
 from sglang_paste.predict.ways import form_of
 
 MAX_CHOICES = 1000
-MAX_EXAMPLES = 800
+MAX_EXAMPLES = 2000
 _WHOLE: dict[str, frozenset[str]] = {}
 _Item = tuple[Session, str]
 
@@ -51,6 +51,7 @@ class Trainer:
         matrix, odds = self._contexts()
         choices = self._choices(odds)
         for key, argument in self._arguments.items():
+            argument.reach = choices[key].reach()
             argument.weights = logit(choices[key], choose.width(argument) + slots.NONE).astype("<f4").tobytes()
         order = sorted(self._words, key=words.crc)
         rows = [self._words[word] for word in order]
@@ -71,14 +72,14 @@ class Trainer:
             for state, calls in moments(session, _WHOLE):
                 rows = None
                 for columns, right in self._targets(state, calls[0]):
-                    taken[int(columns[right])] += 1
-                    if taken[int(columns[right])] <= MAX_EXAMPLES:
+                    taken[int(columns[0])] += 1
+                    if columns[0] < len(self._shapes) or taken[int(columns[0])] <= MAX_EXAMPLES:
                         rows = self._rows(state) if rows is None else rows
                         examples.append((rows, columns, right))
             self._time(session)
         values = np.asarray([words.value(word) for word in self._words], np.float32)
-        models = [softmax(part, values, self._columns) for part in (halves[0] + halves[1], halves[1], halves[0])]
-        return models[0], models[1:]
+        whole = softmax(halves[0] + halves[1], values, self._columns)
+        return whole, [softmax(half, values, self._columns, epochs=2) for half in halves[::-1]]
 
     def _rows(self, state: State) -> Ints:
         return np.asarray([row for row in map(self._words.get, features(state)) if row is not None], np.int64)

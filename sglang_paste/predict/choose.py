@@ -10,7 +10,7 @@ from sglang_paste.predict.patterns import Argument
 from sglang_paste.predict.state import State
 from sglang_paste.predict.ways import built_form, values
 
-MAX_HEAD = 8
+MAX_HEAD = 7
 MAX_TAIL = 1
 MAX_CLOSE = 9
 Value = tuple[str, str]
@@ -69,21 +69,28 @@ class Weighed:
         """What the slots of `gather` come to: the first stage."""
         found: dict[Value, float] = {}
         used, weights, scene = context.used, self.weights, context.scene
+        tool = 40 + scene.last_tool
         for way, form, base, ranks, fresh_scores, ends in self._ways:
             listed = values(way, state)
             if not listed:
                 continue
             size = len(listed)
-            common = sum([weights[base + slot] for slot in slots.of_list(size, _age(way.source, state), scene)])
+            age = _age(way.source, state)
+            common = weights[base] + weights[base + 23 + (age if age < 5 else 5)] + weights[base + tool]
+            common += weights[base + 29 + slots.bucket(size - 1)]
             fresh = 0
+            left = size - 1
             for rank in _ranks(size):
                 text = listed[rank]
-                score = common + ranks[rank if rank < 14 else 14] + ends[min(size - 1 - rank, 3)]
+                score = common + ranks[rank if rank < 14 else 14] + ends[left - rank if left - rank < 3 else 3]
                 if text not in used:
-                    score += fresh_scores[fresh if fresh < 14 else 14]
+                    score += fresh_scores[fresh]
                     fresh += 1
                 value = (text, form)
-                found[value] = found.get(value, 0.0) + score
+                if value in found:
+                    found[value] += score
+                else:
+                    found[value] = score
         base = self._base
         after = base + len(self.argument.constants)
         for number, value in enumerate(self.argument.constants):

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-MAX_CHARS = 5000
-MAX_TOKENS = 600
+MAX_CHARS = 4200
+MAX_TOKENS = 450
 MAX_VALUE_CHARS = 400
 MAX_PER_KIND = 48
 MAX_LEAVES = 256

@@ -19,14 +19,16 @@ from sglang_paste.predict.base import RunTime
 from sglang_paste.predict.contexts import ContextModel, Floats, Reading, log_softmax
 from sglang_paste.predict.levels import Line
 from sglang_paste.predict.moment import Moment, first
+from sglang_paste.predict.moment import mark as mark_of
 from sglang_paste.predict.patterns import Patterns, Shape
-from sglang_paste.predict.recall import Memory, Recaller, call_text
+from sglang_paste.predict.recall import Memory, Recaller
 from sglang_paste.predict.slots import Looks
-from sglang_paste.predict.state import State
+from sglang_paste.predict.state import State, text_of
 
 _SHAPES = 5
 _LEAST = 0.02
 _MOST = 0.9
+_HOPELESS = 0.004
 _DEFAULT_RUN = RunTime(p50=0.5, p90=2.0)
 _Found = dict[str, tuple[float, str, dict[str, Any]]]
 
@@ -98,6 +100,7 @@ class MinedSession:
         self._ids: dict[str, str] = {}
         self._waiting: list[str] = []
         self._looks = Looks()
+        self._narrowed: tuple[tuple[frozenset[str] | None, int], frozenset[str]] | None = None
         self._before: State | None = None
         self.state = State(mined.wanted)
 
@@ -154,8 +157,9 @@ class MinedSession:
                 break
             covered += probability
             names = [name for name in shape.names if not self._is_inert(shape.tool, name)]
-            for p, arguments in moment.calls(shape, names, given):
-                mark = call_text(shape.tool, arguments)
+            if tool is None and probability * moment.reach(shape, names) < _HOPELESS:
+                continue
+            for p, mark, arguments in moment.calls(shape, names, given):
                 p = self._mined.real(shape.tool, p * probability)
                 found[mark] = (p + found[mark][0] if mark in found else p, shape.tool, arguments)
         self._recall(found, tool, given)
@@ -215,12 +219,15 @@ class MinedSession:
 
     def _possible(self) -> frozenset[str]:
         """The tools that may be called: of those offered, those that went together with the ones called before."""
-        tools = frozenset(self._mined.shapes) if self._tools is None else self._tools
-        for name in self.state.tools:
-            others = self._mined.together.get(name)
-            if others is not None and not tools.isdisjoint(others):
-                tools &= others
-        return tools
+        known = (self._tools, len(self.state.tools))
+        if self._narrowed is None or self._narrowed[0] != known:
+            tools = frozenset(self._mined.shapes) if self._tools is None else self._tools
+            for name in self.state.tools:
+                others = self._mined.together.get(name)
+                if others is not None and not tools.isdisjoint(others):
+                    tools &= others
+            self._narrowed = (known, tools)
+        return self._narrowed[1]
 
     def _recall(self, found: _Found, tool: str | None, given: Mapping[str, Any]) -> None:
         """Put what is remembered beside what was made up, for which the rest of the probability is left."""
@@ -240,7 +247,9 @@ class MinedSession:
         for mark, (p, name, arguments) in found.items():
             found[mark] = (p * rest / whole, name, arguments)
         for p, name, arguments in recalled:
-            mark = call_text(name, arguments)
+            names = sorted(arguments)
+            values = [arguments[key] for key in names]
+            mark = mark_of(name, names, [text_of(value) for value in values], values)
             known = found.get(mark)
             found[mark] = (p / whole + (known[0] if known else 0.0), name, arguments)
 

@@ -13,7 +13,7 @@ from sglang_paste.predict.ways import build
 BEAM = 5
 _FILLINGS = 3
 Arguments = Mapping[tuple[str, str], choose.Weighed]
-Likely = tuple[float, Any]
+Likely = tuple[float, str, Any]
 
 
 class Moment:
@@ -26,21 +26,35 @@ class Moment:
         self._scene = slots.Scene(state, looks)
         self._pools: dict[tuple[str, str], _Pool] = {}
 
-    def calls(self, shape: Shape, names: Sequence[str], given: Mapping[str, Any]) -> list[tuple[float, dict[str, Any]]]:
-        """The likeliest arguments of a shape, of those in `names`; the `given` ones are as they are."""
-        beams: list[tuple[float, dict[str, Any]]] = [(1.0, {})]
+    def calls(
+        self, shape: Shape, names: Sequence[str], given: Mapping[str, Any]
+    ) -> list[tuple[float, str, dict[str, Any]]]:
+        """The likeliest arguments of a shape, of those in `names`, and one text for each call; the `given` ones are
+        as they are."""
+        beams: list[tuple[float, list[str], list[Any]]] = [(1.0, [], [])]
         for name in names:
             if name in given:
-                beams = [(p, {**chosen, name: given[name]}) for p, chosen in beams]
+                text = text_of(given[name])
+                beams = [(p, [*texts, text], [*chosen, given[name]]) for p, texts, chosen in beams]
                 continue
             pool = self._pool((shape.tool, name))
             longer = []
-            for p, chosen in beams:
-                for q, value in pool.values([text_of(other) for other in chosen.values()]):
-                    longer.append((p * q, {**chosen, name: value}))
+            for p, texts, chosen in beams:
+                for q, text, value in pool.values(texts):
+                    longer.append((p * q, [*texts, text], [*chosen, value]))
             longer.sort(key=first, reverse=True)
             beams = longer[:BEAM]
-        return beams
+        return [
+            (p, mark(shape.tool, names, texts, chosen), dict(zip(names, chosen, strict=True)))
+            for p, texts, chosen in beams
+        ]
+
+    def reach(self, shape: Shape, names: Sequence[str]) -> float:
+        """The share of calls of this shape that can be among the candidates at all, as a rule."""
+        share = 1.0
+        for name in names:
+            share *= self._arguments[shape.tool, name].argument.reach
+        return share
 
     def _pool(self, key: tuple[str, str]) -> "_Pool":
         pool = self._pools.get(key)
@@ -54,7 +68,7 @@ class Moment:
         for hole in template.holes(text):
             pool = self._pool((tool, f"{name}<{hole}>"))
             longer = [
-                (p * q, [*values, value]) for p, values in beams for q, value in pool.values(()) if value not in values
+                (p * q, [*values, text]) for p, values in beams for q, text, _ in pool.values(()) if text not in values
             ]
             beams = sorted(longer, key=first, reverse=True)[:_FILLINGS]
         return [(p, template.fill(text, values)) for p, values in beams]
@@ -98,14 +112,21 @@ class _Pool:
         for odd, (text, form) in odds[:BEAM]:
             p = odd / total
             if form == "t":
-                found.extend((p * q, filled) for q, filled in self._moment.filled(argument.tool, argument.name, text))
+                fillings = self._moment.filled(argument.tool, argument.name, text)
+                found.extend((p * q, filled, filled) for q, filled in fillings)
                 continue
             try:
-                found.append((p, build(text, form)))
+                found.append((p, text, text if form == "s" else build(text, form)))
             except ValueError:
                 continue
         found.sort(key=first, reverse=True)
         return found[:BEAM]
+
+
+def mark(tool: str, names: Sequence[str], texts: Sequence[str], values: Sequence[Any]) -> str:
+    """One text for a call."""
+    pairs = zip(names, texts, values, strict=True)
+    return "\0".join([tool, *(f"{name}{'=' if isinstance(value, str) else ':'}{text}" for name, text, value in pairs)])
 
 
 def first(item: tuple[float, *tuple[Any, ...]]) -> float:

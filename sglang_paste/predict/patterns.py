@@ -21,7 +21,8 @@ class Argument(msgspec.Struct):
 
     `weights` are little-endian float32, by slot (see `slots`), the odds of the constants in a context stand in the
     columns of the context model from `column` on, the last of them being `none of these`. A constant of the form `t`
-    is a template; `<word>` after an argument's name is what fills the holes after this word.
+    is a template; `<word>` after an argument's name is what fills the holes after this word. `reach`
+    is the share of values that were among the candidates.
     """
 
     tool: str
@@ -30,6 +31,7 @@ class Argument(msgspec.Struct):
     constants: list[tuple[str, str]]
     column: int
     weights: bytes = b""
+    reach: float = 1.0
 
 
 class Contexts(msgspec.Struct):
