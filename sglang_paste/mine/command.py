@@ -26,6 +26,11 @@ def add_mine(parser: argparse.ArgumentParser) -> None:
     parser.description = f"Find patterns in recorded sessions. {_FORMATS}"
     parser.add_argument("sessions", metavar="SESSIONS", nargs="+", type=Path, help="files or folders")
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="where the patterns go")
+    tenants = parser.add_mutually_exclusive_group()
+    tenants.add_argument("--tenant", metavar="NAME", help="only the sessions of this tenant, for this tenant")
+    tenants.add_argument(
+        "--merge-tenants", action="store_true", help="patterns of all tenants' sessions, for all of them"
+    )
     _add_common(parser)
     parser.set_defaults(run=run_mine)
 
@@ -79,12 +84,23 @@ def run_mine(args: argparse.Namespace) -> int:
     progress = Progress(quiet=args.quiet)
     reader = Reader(args.sessions, args.format, progress.fault)
     miner = Miner(k=_at_least_one(args.k))
+    tenants: set[str] = set()
     for session in progress.reading(reader, "mining"):
-        miner.add(session)
+        if args.tenant in (None, session.tenant):
+            tenants.add(session.tenant)
+            miner.add(session)
+    if len(tenants) > 1 and not args.merge_tenants:
+        raise ConfigError(
+            f"the sessions are of {len(tenants)} tenants, and what one does may not be shown to another; "
+            "choose one with --tenant, or merge them with --merge-tenants"
+        )
+    if args.tenant is not None and not tenants:
+        raise ConfigError(f"there is no session of tenant {args.tenant!r} ({reader.counts}); name another")
     if not reader.counts.calls:
         raise ConfigError(f"there is no tool call to learn from ({reader.counts}); name other sessions")
     patterns = miner.finish(lambda share: progress.working("fitting", share))
     progress.end()
+    patterns.tenant = "" if args.merge_tenants else tenants.pop()
     size = patternfile.save(args.output, patterns)
     digest = hashlib.sha256(args.output.read_bytes()).hexdigest()
     print(f"{reader.counts}\n{args.output}: {size:,} bytes, SHA-256 {digest}")

@@ -80,6 +80,8 @@ class LivePredictor:
     def observe(self, event: Event) -> list[Candidate]:
         """Candidates where a turn starts, a tool is named, or a result the gateway did not give came back."""
         key = (event.tenant, event.session)
+        if not self._serves(event.tenant):
+            return []
         if isinstance(event, MessageAdded):
             self._use(key).mined.observe({"role": event.role, "content": event.content})
         elif isinstance(event, TurnStarted):
@@ -99,7 +101,7 @@ class LivePredictor:
         self, call: ToolCall, content: str, duration: float, *, ok: bool, asked: float | None = None
     ) -> list[Candidate]:
         """Judge what was promised by the call that was made, take in its result, and offer what may follow."""
-        if call.session is None:
+        if call.session is None or not self._serves(call.tenant):
             return []
         key = (call.tenant, call.session)
         made = self._key(call.tool, call.arguments)
@@ -192,6 +194,9 @@ class LivePredictor:
                     )
                 )
         return found
+
+    def _serves(self, tenant: TenantId) -> bool:
+        return self._mined.patterns.tenant in ("", tenant)
 
     def _use(self, key: SessionKey) -> _Session:
         return self._sessions.use(key, lambda: self._begin(key[0]))

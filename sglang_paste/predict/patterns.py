@@ -47,7 +47,8 @@ class Patterns(msgspec.Struct):
     """All that is mined. A constant, a word or a template was seen in at least `k` tasks.
 
     `together` says for each tool which ones were called in the same session. `recollections` are each one tenant's,
-    verbatim, and `trust` how often their grades are right.
+    verbatim, and `trust` how often their grades are right. `tenant` is whose sessions were mined, and who may profit;
+    empty where they are nobody's, or were merged for all.
     """
 
     k: int
@@ -58,3 +59,4 @@ class Patterns(msgspec.Struct):
     levels: dict[str, list[Level]] = {}
     trust: dict[str, float] = {}
     recollections: dict[str, Recollection] = {}
+    tenant: str = ""

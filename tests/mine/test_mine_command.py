@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 from recorded import as_atif, as_openai, as_own, lookups
 
@@ -48,6 +49,20 @@ def test_nothing_to_learn_from_is_refused_and_nothing_is_written(
     assert "there is no tool call to learn from (1 sessions with 0 calls in 1 files)" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert cli.main(["mine", str(folder), "-o", str(tmp_path / "out"), "--min-tasks", "0"]) == 2
+
+
+def test_tenants_are_kept_apart_unless_merged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ours = [msgspec.structs.replace(lookups("shop", number), tenant="ours") for number in range(20)]
+    theirs = [msgspec.structs.replace(lookups("shop", number), tenant="theirs") for number in range(20, 40)]
+    folder, output = written(tmp_path / "in", *ours, *theirs), tmp_path / "out"
+    mine = ["mine", str(folder), "-o", str(output), "--quiet"]
+    assert cli.main(mine) == 2
+    assert "the sessions are of 2 tenants" in capsys.readouterr().err
+    assert not output.exists()
+    assert cli.main([*mine, "--tenant", "nobody"]) == 2
+    for arguments, tenant in ((["--tenant", "ours"], "ours"), (["--merge-tenants"], "")):
+        assert cli.main([*mine, *arguments]) == 0
+        assert load(output).patterns.tenant == tenant
 
 
 def evaluate(*arguments: str | Path) -> int:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from recorded import lookups
 
@@ -122,6 +123,12 @@ def test_what_a_result_leads_to_is_foreseen_over_several_calls(mined: Mined) -> 
     house.predictor.foresee(following, "{}", ahead.probability, ahead.claimed_in)
     # The session itself has not moved.
     assert house.say(TurnStarted, prompt_tokens=1, tools=TOOLS)[0].arguments == first.arguments
+
+
+def test_the_patterns_of_a_tenant_serve_no_other(mined: Mined) -> None:
+    patterns = msgspec.structs.replace(mined.patterns, tenant="acme")
+    assert House(Mined(patterns)).ask(question("order-0500")) == []
+    assert House(Mined(msgspec.structs.replace(patterns, tenant="default"))).ask(question("order-0500"))
 
 
 def test_mined_patterns_are_heard_among_the_predictors(mined: Mined, tmp_path: Path) -> None:
