@@ -31,6 +31,11 @@ def add_mine(parser: argparse.ArgumentParser) -> None:
     tenants.add_argument(
         "--merge-tenants", action="store_true", help="patterns of all tenants' sessions, for all of them"
     )
+    parser.add_argument(
+        "--shareable",
+        action="store_true",
+        help="leave out the calls that are kept verbatim, for their tenant alone, to know recurring tasks again",
+    )
     _add_common(parser)
     parser.set_defaults(run=run_mine)
 
@@ -101,6 +106,8 @@ def run_mine(args: argparse.Namespace) -> int:
     patterns = miner.finish(lambda share: progress.working("fitting", share))
     progress.end()
     patterns.tenant = "" if args.merge_tenants else tenants.pop()
+    if args.shareable:
+        patterns.recollections = {}
     size = patternfile.save(args.output, patterns)
     digest = hashlib.sha256(args.output.read_bytes()).hexdigest()
     print(f"{reader.counts}\n{args.output}: {size:,} bytes, SHA-256 {digest}")

@@ -51,6 +51,14 @@ def test_nothing_to_learn_from_is_refused_and_nothing_is_written(
     assert cli.main(["mine", str(folder), "-o", str(tmp_path / "out"), "--min-tasks", "0"]) == 2
 
 
+def test_what_is_shared_holds_no_call_verbatim(tmp_path: Path) -> None:
+    folder, output = written(tmp_path / "in", *(lookups("shop", number) for number in range(20))), tmp_path / "out"
+    for arguments, kept in (([], True), (["--shareable"], False)):
+        assert cli.main(["mine", str(folder), "-o", str(output), "--quiet", *arguments]) == 0
+        assert (b"order-0003" in output.read_bytes()) is kept
+        assert bool(load(output).patterns.recollections) is kept
+
+
 def test_tenants_are_kept_apart_unless_merged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ours = [msgspec.structs.replace(lookups("shop", number), tenant="ours") for number in range(20)]
     theirs = [msgspec.structs.replace(lookups("shop", number), tenant="theirs") for number in range(20, 40)]
