@@ -8,9 +8,9 @@ from sglang_paste.predict.levels import Level, Line
 from sglang_paste.predict.mined import Mined
 from sglang_paste.predict.recall import call_text
 
-MAX_MOMENTS = 4000
+MAX_MOMENTS = 6000
 _BINS = 15
-_PRIOR = 12.0
+_PRIOR = 8.0
 Outcome = tuple[float, bool]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from hashlib import sha256
 
 import msgspec
 
@@ -10,7 +11,7 @@ from sglang_paste.mine.calibrate import judge, levels
 from sglang_paste.mine.records import Session
 from sglang_paste.mine.remember import remember
 from sglang_paste.mine.spool import Item, Spool
-from sglang_paste.mine.train import Trainer, half_of
+from sglang_paste.mine.train import Trainer
 from sglang_paste.predict.levels import Level
 from sglang_paste.predict.mined import Mined
 from sglang_paste.predict.patterns import Patterns
@@ -41,20 +42,24 @@ class Miner:
             return patterns
 
     def _levels(self) -> dict[str, list[Level]]:
-        """Learn from one half of the tasks, look at the other."""
-        learned = Trainer(self.k, _Half(self._spool, 1)).patterns()
-        return levels(judge(Mined(learned), _Half(self._spool, 0)))
+        """Learn from three quarters of the tasks, look at the others."""
+        learned = Trainer(self.k, _Part(self._spool, lambda task: not _is_aside(task))).patterns()
+        return levels(judge(Mined(learned), _Part(self._spool, _is_aside)))
 
 
 def _quietly(share: float) -> None: ...
 
 
-class _Half:
-    """The sessions of one half of the tasks."""
+class _Part:
+    """The sessions of some tasks."""
 
-    def __init__(self, items: Iterable[Item], half: int) -> None:
+    def __init__(self, items: Iterable[Item], chosen: Callable[[str], bool]) -> None:
         self._items = items
-        self._half = half
+        self._chosen = chosen
 
     def __iter__(self) -> Iterator[Item]:
-        return (item for item in self._items if half_of(item[1]) == self._half)
+        return (item for item in self._items if self._chosen(item[1]))
+
+
+def _is_aside(task: str) -> bool:
+    return sha256(f"aside/{task}".encode()).digest()[0] < 64

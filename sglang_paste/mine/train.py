@@ -109,16 +109,19 @@ class Trainer:
         choices: dict[ArgumentKey, Choices] = defaultdict(Choices)
         wanted = self.wanted()
         for session, task in self._items:
-            tools = {call.name for turn in session.turns for call in turn.tool_calls}
-            keys = [key for key in self._arguments if key[0] in tools]
-            if all(len(choices[key]) >= MAX_CHOICES for key in keys):
+            called = [turn.tool_calls[0] for turn in session.turns if turn.tool_calls]
+            if 3 * sum(self._is_lacking(choices, call) for call in called) < len(called):
                 continue
             model = models[half_of(task)]
             for state, calls in moments(session, wanted):
                 call = calls[0]
-                if any(len(choices[call.name, name]) < MAX_CHOICES for name in call.arguments):
+                if self._is_lacking(choices, call):
                     self._choose(choices, state, call, model[self._rows(state)].sum(axis=0))
         return choices
+
+    def _is_lacking(self, choices: dict[ArgumentKey, Choices], call: Call) -> bool:
+        keys = [(call.name, name) for name in call.arguments]
+        return any(key in self._arguments and len(choices[key]) < MAX_CHOICES for key in keys)
 
     def _choose(self, choices: dict[ArgumentKey, Choices], state: State, call: Call, scores: Floats) -> None:
         scene = slots.Scene(state)

@@ -52,8 +52,12 @@ def features(state: State) -> list[str]:
     """All features of a moment."""
     found = list(words.of_calls(state))
     for source in words.SOURCES:
-        if source in state.texts:
-            found += words.of_text(source, state.texts[source])
+        text = state.texts.get(source)
+        if text is not None:
+            known = state.read.get(source)
+            if known is None or known[0] is not text:
+                known = state.read[source] = (text, words.of_text(source, text))
+            found += known[1]
     return found
 
 

@@ -13,6 +13,7 @@ MAX_VALUE_CHARS = 400
 MAX_PER_KIND = 48
 MAX_LEAVES = 256
 MAX_DEPTH = 8
+MAX_ROWS = 16
 MAX_PROSE_CHARS = 3000
 
 Found = tuple[str, str]
@@ -21,7 +22,7 @@ Found = tuple[str, str]
 _TOKEN = re.compile(r"https?://[^\s\"'<>)\]}`]+|[#@~]?(?:\.{0,2}/)?\w+(?:(?:[./$@+-]{1,2}|::)\w+)*/?")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _SPAN = re.compile(r"`([^`\n]{1,300})`|\"([^\"\n]{2,300})\"|'([^'\n]{2,200})'(?!\w)|\*\*([^*\n]{2,200})\*\*")
-_WORD = r"(?:[A-Z0-9][\w'’&.-]*[\w'’]|[A-Z0-9])"
+_WORD = r"(?:[A-Z]\.(?= [A-Z])|[A-Z0-9][\w'’&.-]*[\w'’]|[A-Z0-9])"
 _LINK = r"(?:of|the|and|in|de|la|for|on|at|to|von|van|du|&|a)"
 _CAPITAL = re.compile(rf"{_WORD}(?:(?:,?(?: {_LINK}){{1,2}} |[ -]|, ){_WORD})*(?: \([^)\n]{{2,40}}\))?")
 _LINE = re.compile(r"^([^\s:]+):(\d+):", re.MULTILINE)
@@ -200,6 +201,16 @@ def leaves(document: Any) -> Iterator[tuple[str, str, str]]:
             text = scalar(value)
             if len(text) <= MAX_VALUE_CHARS:
                 yield path, text, holder
+
+
+def tables(document: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The lists of objects in a document, by their path; bounded."""
+    pending: list[tuple[str, Any]] = [("", document)]
+    for path, value in pending:
+        if isinstance(value, dict) and len(pending) < MAX_LEAVES:
+            pending.extend((f"{path}.{key[:64]}", item) for key, item in value.items())
+        elif isinstance(value, list) and 0 < len(value) <= MAX_ROWS and all(isinstance(row, dict) for row in value):
+            yield path, value
 
 
 def scalar(value: Any) -> str:

@@ -30,6 +30,7 @@ _LEAST = 0.02
 _MOST = 0.9
 _HOPELESS = 0.004
 _DEFAULT_RUN = RunTime(p50=0.5, p90=2.0)
+Tool = str | Mapping[str, Any]
 _Found = dict[str, tuple[float, str, dict[str, Any]]]
 
 
@@ -63,15 +64,15 @@ class Mined:
         self._memories = {tenant: Memory(own) for tenant, own in patterns.recollections.items()}
 
     def session(
-        self, tools: Iterable[str] | None = None, *, tenant: str = "", inert: Collection[str] = ()
+        self, tools: Iterable[Tool] | None = None, *, tenant: str = "", inert: Collection[str] = ()
     ) -> "MinedSession":
-        """A new session that may call `tools` (any, where None).
+        """A new session that may call `tools`, given by name or in OpenAI form (any, where None).
 
         It recalls the calls of its own `tenant` alone. Arguments named in `inert`, alone or as `tool.argument`, cannot
         change a result: candidates leave them out.
         """
         memory = self._memories.get(tenant or DEFAULT_TENANT)
-        offered = None if tools is None else frozenset(tools)
+        offered = None if tools is None else _names(tools)
         return MinedSession(self, offered, frozenset(inert), Memory() if memory is None else memory)
 
     def real(self, tool: str, raw: float) -> float:
@@ -104,9 +105,9 @@ class MinedSession:
         self._before: State | None = None
         self.state = State(mined.wanted)
 
-    def offer(self, tools: Iterable[str]) -> None:
+    def offer(self, tools: Iterable[Tool]) -> None:
         """From now on the model may call these tools."""
-        self._tools = frozenset(tools)
+        self._tools = _names(tools)
 
     def fork(self) -> "MinedSession":
         """A copy that goes its own way, for what may come."""
@@ -275,6 +276,11 @@ def load(path: Path | str) -> Mined:
 def _enough(found: _Found, k: int, probability: float) -> bool:
     """Whether no call of a shape this probable could be among the best `k`."""
     return len(found) >= k and sorted((p for p, _, _ in found.values()), reverse=True)[k - 1] >= probability
+
+
+def _names(tools: Iterable[Tool]) -> frozenset[str]:
+    named = (tool if isinstance(tool, str) else (tool.get("function") or tool).get("name") for tool in tools)
+    return frozenset(name for name in named if isinstance(name, str))
 
 
 def _arguments(given: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from copy import copy
+from itertools import islice
 from typing import Any
 
 from sglang_paste.predict import extract, template
@@ -11,7 +12,8 @@ from sglang_paste.predict import extract, template
 MAX_RECENT = 96
 MAX_HISTORY = 32
 MAX_REMEMBERED_CHARS = 8192
-MAX_RECORDS = 4
+MAX_TABLES = 16
+MAX_NOTED = 20_000
 Key = tuple[str, str]
 """Where values stood: a source and a kind."""
 Wanted = Mapping[str, frozenset[str]]
@@ -52,9 +54,11 @@ class State:
         self.seen: dict[str, int] = {}
         self.used: dict[Key, dict[str, list[int]]] = {}
         self.records: dict[str, set[str]] = {}
+        self.tables: dict[str, dict[str, list[dict[str, Any]]]] = {}
         self._lists: dict[Key, list[str]] = {}
         self._kinds: dict[str, list[Key]] = {}
         self._recent: dict[str, dict[str, None]] = {}
+        self.read: dict[str, tuple[str, list[str]]] = {}
         self._words: dict[str, tuple[str, frozenset[str]]] = {}
         self._year = "2024"
         self._wanted = wanted
@@ -170,6 +174,9 @@ class State:
 
     def _take_document(self, tool: str, document: Any) -> None:
         found = []
+        if len(self.records) > MAX_NOTED:
+            self.records.clear()
+        self.tables[tool] = dict(islice(extract.tables(document), MAX_TABLES))
         for path, text, holder in extract.leaves(document):
             found.append((path, text))
             self.records.setdefault(text, set()).add(f"{self.turn} {holder}")
@@ -209,6 +216,8 @@ class State:
             self._kinds.setdefault(source, []).append(key)
             new.update(values)
         if source not in (LAST, TASK):
+            if len(self.seen) > MAX_NOTED:
+                self.seen.clear()
             for value in new:
                 self.seen[value] = self.seen.get(value, 0) + 1
 

@@ -1,7 +1,7 @@
 """The ways an argument's value is made from what a session has seen: lists of values, each by one rule."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,7 +14,8 @@ class Way(msgspec.Struct, frozen=True, array_like=True, order=True):
 
     Forms: `s` a string; `j` the JSON value the text stands for; `l` a list with the string alone; `1` and `2` a
     string joined to the latest path or dotted name, or to what that one is in; `a` the list of tasks an earlier
-    call gave, one step on; `+` the line window after an earlier one.
+    call gave, one step on; `+` the line window after an earlier one; `p` some columns of a list of objects, whole or
+    row by row.
     """
 
     source: str
@@ -43,6 +44,9 @@ def build(text: str, form: str) -> Any:
 
 def values(way: Way, state: State) -> list[str]:
     """The texts of a way's values, in order."""
+    if way.form == "p":
+        path, _, columns = way.kind.partition("|")
+        return list(projected(state.tables.get(way.source, {}).get(path, ()), columns))
     found = state.values(way.key)
     if not found:
         return []
@@ -58,7 +62,7 @@ def values(way: Way, state: State) -> list[str]:
 
 def built_form(form: str) -> str:
     """The form the values are built in, once a way has made their texts."""
-    return {"1": "s", "2": "s", "a": "j", "+": "j"}.get(form, form)
+    return {"1": "s", "2": "s", "a": "j", "+": "j", "p": "j"}.get(form, form)
 
 
 def explain(state: State, tool: str, name: str, value: Any) -> Iterator[Way]:
@@ -75,9 +79,38 @@ def explain(state: State, tool: str, name: str, value: Any) -> Iterator[Way]:
             if start and text.startswith(start) and len(text) > len(start):
                 for source, kind in state.places(text[len(start) :]):
                     yield Way(source, kind, joined)
+    if isinstance(value, list) and value:
+        yield from _projections(state, value, text)
     for special in (Way(f"@{tool}", name, "a"), Way(f"@{tool}", name, "+")):
         if form == "j" and text in values(special, state):
             yield special
+
+
+def projected(rows: Sequence[Mapping[str, Any]], columns: str) -> Iterator[str]:
+    """These columns of all rows, then of each row alone; `=name` for a column's bare values."""
+    names = columns.removeprefix("=").split(",")
+    bare = columns.startswith("=")
+    cells: list[Any] = []
+    for row in rows:
+        if all(name in row for name in names):
+            cells.append(row[names[0]] if bare else {name: row[name] for name in names})
+    if len(cells) > 1:
+        yield text_of(cells)
+    for cell in cells:
+        yield text_of([cell])
+
+
+def _projections(state: State, value: list[Any], text: str) -> Iterator[Way]:
+    first = value[0]
+    for tool, tables in state.tables.items():
+        for path, rows in tables.items():
+            if isinstance(first, dict):
+                choices = [",".join(sorted(first))]
+            else:
+                choices = [f"={name}" for name, cell in rows[0].items() if type(cell) is type(first)]
+            for columns in choices:
+                if text in projected(rows, columns):
+                    yield Way(tool, f"{path}|{columns}", "p")
 
 
 def stem(state: State, form: str) -> str:

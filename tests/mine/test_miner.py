@@ -94,9 +94,11 @@ def test_inert_arguments_are_left_out(patterns: Patterns) -> None:
 
 
 def test_only_offered_tools(patterns: Patterns) -> None:
-    session = Mined(patterns).session(tools=["get_order"])
-    session.observe({"role": "user", "content": "Hello, I am user_777777"})
-    assert {found.tool for found in session.candidates(5)} <= {"get_order"}
+    for tools in (["get_order"], [{"type": "function", "function": {"name": "get_order"}}]):
+        session = Mined(patterns).session(tools=tools)
+        session.observe({"role": "user", "content": "Hello, I am user_777777"})
+        assert set(session.tools()) == {"get_order"}
+        assert {found.tool for found in session.candidates(5)} <= {"get_order"}
 
 
 def test_what_may_follow_comes_along(patterns: Patterns) -> None:

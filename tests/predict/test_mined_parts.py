@@ -99,6 +99,18 @@ def test_explained_ways_make_the_value(value: Any) -> None:
         assert value in [build(text, form) for text in values(way, state) if form != "j" or text[:1] in "[5"]
 
 
+def test_columns_of_a_table_are_arguments() -> None:
+    state = State()
+    legs = [{"flight": "A1", "date": "2024-05-01", "price": 3}, {"flight": "B2", "date": "2024-05-02", "price": 4}]
+    state.call("book", {"id": "X"})
+    state.result("book", json.dumps({"legs": legs}))
+    wanted = [{"flight": leg["flight"], "date": leg["date"]} for leg in legs]
+    for value in (wanted, wanted[1:], ["A1", "B2"], ["B2"], [4]):
+        ways = [way for way in explain(state, "change", "legs", value) if way.form == "p"]
+        assert ways
+        assert all(text_of(value) in values(way, state) for way in ways)
+
+
 def test_the_latest_of_a_source_replaces_what_was_there() -> None:
     state = seen()
     assert state.values(("ls", "base")) == []
