@@ -195,6 +195,13 @@ DELTA_TURNS = (
         function="turns:making",
     ),
     Hook(
+        target="sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat._apply_jinja_template",
+        kind="around",
+        roles=("main",),
+        signature="(self, request, tools, is_multimodal)",
+        function="turn_messages:rendering",
+    ),
+    Hook(
         target="sglang.srt.entrypoints.openai.parallel_prompt_encode.parallel_prompt_encode",
         kind="around",
         roles=("main",),

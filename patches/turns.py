@@ -1,13 +1,14 @@
 """Hooks of the API process by which a turn's prompt is tokenised from where the last one ended."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
 from sglang_paste.patches import arm
 from sglang_paste.patches.api_turn import harmless, tenant_of
 from sglang_paste.patches.turn_codec import codec_of
+from sglang_paste.patches.turn_metrics import TurnMetrics
 from sglang_paste.session.delta import Counts, DeltaTokenizer, Prompt
 from sglang_paste.session.kept import KeptPrompts
 
@@ -23,11 +24,12 @@ _text: ContextVar[Any] = ContextVar("paste_turns_text", default=None)
 class Turns:
     """The prompts of a server's conversations, within a bound in bytes."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, *, metrics: bool = False) -> None:
         self.counts = Counts()
         self.prompts = KeptPrompts(capacity)
         self._tokenizers: dict[tuple[int, bool], DeltaTokenizer | None] = {}
         self._held: list[Any] = []
+        self._metrics = TurnMetrics(self.counts) if metrics else None
 
     def tokenizer(self, tokenizer: Any, *, lead: bool) -> DeltaTokenizer | None:
         """The delta tokenizer of a tokenizer, or None for one that cannot be used so."""
@@ -40,6 +42,13 @@ class Turns:
                 logger.warning("prompts are tokenised as a whole: their tokenizer is not one that can be cut")
         return self._tokenizers[key]
 
+    def encode(self, delta: DeltaTokenizer, scope: Hashable, text: str) -> Prompt | None:
+        """What `delta` finds of a prompt, counted."""
+        prompt = delta.extend(scope, text)
+        if self._metrics is not None:
+            self._metrics.follow()
+        return prompt
+
 
 _turns: Turns | None = None
 
@@ -48,8 +57,16 @@ def turns() -> Turns:
     """Those of this process; made at the first request."""
     global _turns
     if _turns is None:
-        _turns = Turns(arm.settings().session_memory * 1024 * 1024)
+        from sglang.srt.runtime_context import get_observability
+
+        memory = arm.settings().session_memory * 1024 * 1024
+        _turns = Turns(memory, metrics=get_observability().enable_metrics)
     return _turns
+
+
+def active() -> bool:
+    """Whether a chat's prompt is being made that may be kept."""
+    return _chat.get() is not None and arm.settings().session_memory > 0
 
 
 def converting(original: Callable[..., Any], serving: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
@@ -85,7 +102,7 @@ def encoding(
     if delta is None:
         return original(tokenizer, text, encode_kwargs)
     scope = (tenant_of(request), False)
-    prompt = delta.extend(scope, text)
+    prompt = turns().encode(delta, scope, text)
     if prompt is None:
         prompt = delta.keep(scope, text, original(tokenizer, text, encode_kwargs))
     if _takes_arrays(request):
@@ -116,7 +133,7 @@ async def tokenizing_texts(
     if delta is None:
         return await original(manager, texts, is_cross_encoder)
     scope = (tenant_of(obj), True)
-    prompt, types = delta.extend(scope, texts), None
+    prompt, types = turns().encode(delta, scope, texts), None
     if prompt is None:
         tokens, types = await original(manager, texts, is_cross_encoder)
         prompt = delta.keep(scope, texts, tokens)
