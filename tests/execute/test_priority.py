@@ -61,6 +61,11 @@ def _is_sleep(pid: int) -> bool:
         return False
 
 
+def _priorities() -> set[tuple[int, int]]:
+    """Of the group and of the process, of all that sleep."""
+    return {(autogroup(pid), os.getpriority(os.PRIO_PROCESS, pid)) for pid in _sleeping()}
+
+
 UNPRIVILEGED = """
 import os, subprocess, sys, time
 from pathlib import Path
@@ -96,13 +101,9 @@ def test_an_unprivileged_owner_can_lower_and_raise_again() -> None:
 def test_a_speculative_run_is_low_until_it_is_promoted(bench: Bench) -> None:
     async def scenario(catalog: Catalog) -> None:
         run = launch(catalog, "sleep", speculative=True)
-        await eventually(_sleeping, PATIENCE_S)
-        for pid in _sleeping():
-            assert autogroup(pid) == LOWEST
-            assert os.getpriority(os.PRIO_PROCESS, pid) == (LOWEST if may_raise_nice() else NORMAL)
+        await eventually(lambda: _priorities() == {(LOWEST, LOWEST if may_raise_nice() else NORMAL)}, PATIENCE_S)
         run.promote()
-        await eventually(lambda: all(autogroup(pid) == NORMAL for pid in _sleeping()))
-        assert all(os.getpriority(os.PRIO_PROCESS, pid) == NORMAL for pid in _sleeping())
+        await eventually(lambda: _priorities() == {(NORMAL, NORMAL)}, PATIENCE_S)
         await run.cancel()
 
     bench.use(SLEEP, scenario)
