@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from sglang_paste.mine.records import Call, Session
 from sglang_paste.mine.replay import moments
@@ -18,6 +19,7 @@ MAX_EXPLAINED = 300
 MIN_WORD_TASKS = 3
 MAX_WORDS = 16_000
 MAX_CONSTANT_CHARS = 2000
+T = TypeVar("T")
 ArgumentKey = tuple[str, str]
 ShapeKey = tuple[str, tuple[str, ...]]
 _NOTHING: Wanted = {}
@@ -97,7 +99,7 @@ class Survey:
         for way in ways:
             self._note(self._tasks[key], way, task)
 
-    def _note(self, counts: dict, item: object, task: str) -> None:  # type: ignore[type-arg]
+    def _note(self, counts: dict[T, set[str]], item: T, task: str) -> None:
         tasks = counts[item]
         if len(tasks) < max(self._k, MIN_WORD_TASKS):
             tasks.add(task)
