@@ -17,7 +17,11 @@ class Plain(dict[str, Any]):
     """A message as JSON data; its deep copy is made of plain dictionaries."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
-        return {name: _copied(value, memo) for name, value in self.items()}
+        twin = dict(self)
+        for name, value in self.items():
+            if type(value) not in _LEAVES:
+                twin[name] = _copied(value, memo)
+        return twin
 
 
 class _Message:

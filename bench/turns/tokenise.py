@@ -8,6 +8,7 @@ where the answer's own tokens are not those of the tokenizer, their ids differ, 
 
 import argparse
 import asyncio
+import copy
 import gc
 import json
 import pickle  # noqa: TID251 - measured as SGLang's transport, on our own data
@@ -20,7 +21,9 @@ from typing import Any
 from bench.cpu import record
 from bench.turns.host import Host, delta_turns, start
 from bench.turns.session import TOOLS, Session
+from sglang_paste.calls import DEFAULT_TENANT, SessionId
 
+SESSION = SessionId("bench")
 SIZES = (10_000, 50_000, 150_000)
 
 
@@ -105,6 +108,7 @@ def compare(host: Host, tokens: int, rounds: int) -> dict[str, Any]:
 def parts(turns: Turns, rounds: int) -> dict[str, float]:
     """The median seconds of each step from a request's bytes to the scheduler, alone."""
     from sglang_paste.patches.api_turn import chat_messages
+    from sglang_paste.patches.turn_messages import Plain
     from sglang_paste.session import Sessions
 
     body = turns.body()
@@ -112,16 +116,22 @@ def parts(turns: Turns, rounds: int) -> dict[str, float]:
     request = turns.request(body)
     tokenizer = turns.host.manager.tokenizer
     messages = [message.model_dump() for message in request.messages]
+    plain = [Plain(message) for message in messages]
     text = tokenizer.apply_chat_template(messages, tools=TOOLS, tokenize=False, add_generation_prompt=True)
     with delta_turns():
         prompt = turns.convert(turns.request(body)).input_ids
     tokens, sessions = prompt.tolist(), Sessions()
     short = chat_messages(request.messages)
+    for message in short:
+        for call in message.calls:
+            sessions.issued(DEFAULT_TENANT, SESSION, call.call_id)
     steps: dict[str, Callable[[], Any]] = {
         "parse JSON": lambda: json.loads(body),
         "validate": lambda: type(request).model_validate(data),
-        "session identity": lambda: sessions.resolve("t", chat_messages(request.messages)),  # type: ignore[arg-type]
-        "fresh messages": lambda: sessions.fresh("t", "s", short),  # type: ignore[arg-type]
+        "session identity": lambda: sessions.resolve(DEFAULT_TENANT, chat_messages(request.messages)),
+        "fresh messages": lambda: sessions.fresh(DEFAULT_TENANT, SESSION, short),
+        "copy messages": lambda: copy.deepcopy(messages),
+        "copy messages, ours": lambda: copy.deepcopy(plain),
         "dump messages": lambda: [message.model_dump() for message in request.messages],
         "render": lambda: tokenizer.apply_chat_template(
             messages, tools=TOOLS, tokenize=False, add_generation_prompt=True
