@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from sglang_paste.calls import DEFAULT_TENANT
 from sglang_paste.mine.records import Session
 from sglang_paste.mine.replay import moments
-from sglang_paste.predict.recall import Memory, Recaller, Recollection, call_text
+from sglang_paste.predict.recall import Memory, Recaller, Recollection, call_text, of_tool
 from sglang_paste.predict.state import Wanted
 
 _NOTHING: Wanted = {}
@@ -31,12 +31,17 @@ def remember(items: Iterable[tuple[Session, str]]) -> tuple[dict[str, Recollecti
             if task not in tasks or recaller.standing[:2] != "00":
                 text = call_text(call.name, call.arguments)
                 for grade, followed in recaller.recalled(sights):
-                    counts[grade][0] += followed[0][0] == text
-                    counts[grade][1] += 1
+                    for kind in (grade, of_tool(grade, followed[0][0])):
+                        counts[kind][0] += followed[0][0] == text
+                        counts[kind][1] += 1
             recaller.judge(sights, call.name, call.arguments)
             made.append((sights, call))
         for sights, call in made:
             memory.add(sights, call.name, call.arguments)
         tasks.add(task)
-    trust = {grade: (hits + 0.3) / (tries + 3) for grade, (hits, tries) in sorted(counts.items()) if tries > 2}
+    trust: dict[str, float] = {}
+    for grade, (hits, tries) in sorted(counts.items(), key=lambda item: (item[0].count(" "), item[0])):
+        general = trust.get(grade.rpartition(" ")[0], 0.1)
+        if tries > 2:
+            trust[grade] = (hits + 3 * general) / (tries + 3)
     return {tenant: memory.recollection() for tenant, memory in sorted(memories.items())}, trust

@@ -22,7 +22,7 @@ _LITTLE = 0.02
 Sight = tuple[str, int]
 """A kind of context, and the number that stands for what was there."""
 Trust = Mapping[str, float]
-"""How often the call that followed most was right, by the grade of what is remembered."""
+"""How often the call that followed most was right, by the grade of what is remembered, and by grade and tool."""
 
 
 class Recollection(msgspec.Struct):
@@ -134,14 +134,17 @@ class Recaller:
         """The probability of each call that is recalled, at most one in all."""
         found: dict[str, float] = {}
         for grade, followed in self.recalled(sights):
-            top = trust.get(grade, _LITTLE)
+            top = trust.get(of_tool(grade, followed[0][0]), trust.get(grade, _LITTLE))
             most = followed[0][1]
             for call, count in followed:
                 p = top * count / most
                 if p > found.get(call, _LITTLE):
                     found[call] = p
-        total = sum(found.values())
-        return found if total <= 0.98 else {call: p * 0.98 / total for call, p in found.items()}
+        left = 1.0
+        for call in sorted(found, key=lambda call: (-found[call], call)):
+            found[call] *= left
+            left -= found[call]
+        return found
 
     def judge(self, sights: list[Sight], tool: str, arguments: dict[str, Any]) -> None:
         """Note whether the call made now is the one that was recalled first."""
@@ -153,6 +156,11 @@ class Recaller:
                 else:
                     self._misses += 1
                 return
+
+
+def of_tool(grade: str, call: str) -> str:
+    """The grade, told apart by the tool of a call."""
+    return f"{grade} {json.loads(call)[0]}"
 
 
 def call_text(tool: str, arguments: dict[str, Any]) -> str:
