@@ -96,6 +96,7 @@ def test_the_defaults(tmp_path: Path) -> None:
     assert (settings.gateway_host, settings.gateway_port) == ("127.0.0.1", given.port + 1)
     assert settings.state_dir == str(tmp_path / "state" / "sglang-paste" / str(given.port))
     assert (settings.budget, settings.api_key, settings.cpus, settings.inert) == (None, None, None, {})
+    assert settings.session_memory == 256
     for folder in (settings.run_dir, settings.state_dir):
         assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
 
@@ -103,12 +104,20 @@ def test_the_defaults(tmp_path: Path) -> None:
 def test_what_is_given_is_taken(tmp_path: Path) -> None:
     port = free_port()
     argv = ["--tool-gateway-host", "localhost", "--tool-gateway-port", str(port), "--tool-speculation-budget", "0"]
-    argv += ["--tool-state-dir", str(tmp_path / "kept"), "--tool-cpus", str(min(os.sched_getaffinity(0)))]
+    argv += [
+        "--tool-session-memory",
+        "0",
+        "--tool-state-dir",
+        str(tmp_path / "kept"),
+        "--tool-cpus",
+        str(min(os.sched_getaffinity(0))),
+    ]
     given = server(30000)
     given.api_key = "k"
     settings = flags.read(parse("--enable-tool-speculation", *argv), given)
     assert settings is not None
     assert (settings.gateway_host, settings.gateway_port, settings.budget) == ("localhost", port, 0)
+    assert settings.session_memory == 0
     assert settings.state_dir == str(tmp_path / "kept")
     assert settings.cpus == (min(os.sched_getaffinity(0)),)
     assert settings.api_key == "k"
@@ -121,6 +130,7 @@ def test_what_is_given_is_taken(tmp_path: Path) -> None:
         (["--tool-gateway-host", "::"], "without a key"),
         (["--tool-gateway-host", "example.org"], "without a key"),
         (["--tool-speculation-budget", "-1"], "budget is -1"),
+        (["--tool-session-memory", "-1"], "--tool-session-memory is -1"),
         (["--tool-gateway-port", "30000"], "the server's own port"),
         (["--tool-gateway-port", "0"], "between 1 and 65535"),
         (["--tool-gateway-port", "70000"], "between 1 and 65535"),
