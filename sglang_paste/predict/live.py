@@ -7,7 +7,7 @@ from typing import Any
 
 from sglang_paste.calls import SessionId, TenantId, ToolCall, call_key, parse_arguments
 from sglang_paste.errors import BadArguments
-from sglang_paste.events import CallNamed, Event, MessageAdded, SessionEnded, ToolReturned, TurnStarted
+from sglang_paste.events import CallNamed, Event, MessageAdded, SessionEnded, ToolReturned, TurnEnded, TurnStarted
 from sglang_paste.predict.base import Candidate, RunTime, ToolShape
 from sglang_paste.predict.learn import Bounded, Samples
 from sglang_paste.predict.mined import Candidate as Guess
@@ -93,8 +93,12 @@ class LivePredictor:
             return self._offers(key, event.time, event.tool)
         elif isinstance(event, ToolReturned):
             return self._returned(key, event)
+        elif isinstance(event, TurnEnded) and event.reason == "stop" and event.calls == 0:
+            self._use(key).mined.remember()
         elif isinstance(event, SessionEnded):
-            self._sessions.pop(key)
+            gone = self._sessions.pop(key)
+            if gone is not None:
+                gone.mined.remember()
         return []
 
     def confirm(

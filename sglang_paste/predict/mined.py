@@ -21,11 +21,12 @@ from sglang_paste.predict.levels import Line
 from sglang_paste.predict.moment import Moment, first
 from sglang_paste.predict.moment import mark as mark_of
 from sglang_paste.predict.patterns import Patterns, Shape
-from sglang_paste.predict.recall import Memory, Recaller
+from sglang_paste.predict.recall import Memory, Recaller, Sight
 from sglang_paste.predict.slots import Looks
 from sglang_paste.predict.state import State, text_of
 
 _SHAPES = 5
+_REMEMBERED = 256
 _LEAST = 0.02
 _MOST = 0.9
 _HOPELESS = 0.004
@@ -62,6 +63,7 @@ class Mined:
         self.wanted = choose.wanted(patterns.arguments)
         self._lines = {tool: Line(levels) for tool, levels in patterns.levels.items()}
         self._memories = {tenant: Memory(own) for tenant, own in patterns.recollections.items()}
+        self._memories.setdefault(DEFAULT_TENANT, Memory())
 
     def session(
         self, tools: Iterable[Tool] | None = None, *, tenant: str = "", inert: Collection[str] = ()
@@ -98,6 +100,7 @@ class MinedSession:
         self._inert = inert
         self._reading = Reading(mined.contexts)
         self._recaller = Recaller(memory)
+        self._made: list[tuple[list[Sight], str, dict[str, Any]]] = []
         self._ids: dict[str, str] = {}
         self._waiting: list[str] = []
         self._looks = Looks()
@@ -131,6 +134,13 @@ class MinedSession:
             self._answered(content, message.get("tool_calls") or ())
         elif role == "tool":
             self.state.result(self._caller(message), content)
+
+    def remember(self) -> None:
+        """The task is done: its tenant's later sessions recall its calls. A tenant whose sessions were not mined has
+        no memory, but for the default one."""
+        for sights, tool, arguments in self._made:
+            self._recaller.memory.add(sights, tool, arguments)
+        self._made = []
 
     def observe_partial(self, text: str) -> None:
         """The text the model has streamed so far in the message that will hold the call; `observe` takes it back, and
@@ -193,6 +203,7 @@ class MinedSession:
             name, arguments = function.get("name", ""), _arguments(function.get("arguments"))
             if number == 0:
                 self._recaller.judge(sights, name, arguments)
+                self._made = [*self._made[1 - _REMEMBERED :], (sights, name, arguments)]
             state.call(name, arguments)
             self._ids[call.get("id") or ""] = name
             self._waiting.append(name)

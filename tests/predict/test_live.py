@@ -9,8 +9,9 @@ import pytest
 from recorded import lookups
 
 from sglang_paste.calls import DEFAULT_TENANT, SessionId, ToolCall
-from sglang_paste.events import CallNamed, Event, MessageAdded, SessionEnded, ToolReturned, TurnStarted
+from sglang_paste.events import CallNamed, Event, MessageAdded, SessionEnded, ToolReturned, TurnEnded, TurnStarted
 from sglang_paste.mine.learn import Miner
+from sglang_paste.mine.records import Call, Result, Session, Turn
 from sglang_paste.predict import Candidate, Predictors, RunTime, ToolShape, patternfile
 from sglang_paste.predict.live import LivePredictor
 from sglang_paste.predict.mined import Mined
@@ -123,6 +124,29 @@ def test_what_a_result_leads_to_is_foreseen_over_several_calls(mined: Mined) -> 
     house.predictor.foresee(following, "{}", ahead.probability, ahead.claimed_in)
     # The session itself has not moved.
     assert house.say(TurnStarted, prompt_tokens=1, tools=TOOLS)[0].arguments == first.arguments
+
+
+def test_a_task_that_was_done_is_known_again() -> None:
+    """Nothing says which drawer it is, but it is the same one whenever the question is the same."""
+    miner = Miner()
+    for number in range(60):
+        task = number % 20
+        call = Call("open", {"drawer": f"drawer-{task * 7919 % 1000}"})
+        turns = (
+            Turn("user", f"where is thing {task}"),
+            Turn("assistant", "", (call,)),
+            Turn("tool", tool_results=(Result("open", "found"),)),
+            Turn("assistant", "There."),
+        )
+        miner.add(Session("house", str(number), f"thing {task}", turns))
+    house = House(Mined(miner.finish()))
+    drawer = {"drawer": "drawer-of-its-own"}
+    for known in (False, True):
+        offered = house.ask("where is thing 77", ("open",))
+        assert any(candidate.arguments == drawer and candidate.probability > 0.3 for candidate in offered) is known
+        house.made("open", drawer, {})
+        house.say(TurnEnded, reason="stop", calls=0)
+        house.say(SessionEnded)
 
 
 def test_the_patterns_of_a_tenant_serve_no_other(mined: Mined) -> None:
