@@ -163,18 +163,18 @@ class DeltaTokenizer:
         cut = kept.marks.within(common)
         if cut is None:
             return None
-        return self._cut(kept.tokens[: cut.token], kept.tokens[cut.token], data, cut.byte)
+        return self._cut(kept, cut, array("q"), kept.tokens[cut.token], data)
 
-    def _cut(
-        self, head: "array[int]", token: int, data: bytes, byte: int, answer: "array[int] | None" = None
-    ) -> Joined | None:
-        """`head`, and the tokens of what follows it, which begins with `token`."""
-        if not self._is_proven(token):
-            return None
-        rest = self._codec.encode(data[byte:].decode())
+    def _cut(self, kept: Kept, cut: Cut, more: "array[int]", token: int, data: bytes) -> Joined | None:
+        """The tokens of `kept` up to a cut, `more`, and those of the text from the cut on, `token` first."""
+        rest = self._codec.encode(data[cut.byte :].decode()) if self._is_proven(token) else ()
         if not rest or rest[0] != token:
             return None
-        return Joined(head + array("q", rest), Cut(byte, len(head)), answer)
+        tokens = kept.tokens[: cut.token]
+        tokens.extend(more)
+        place = len(tokens)
+        tokens.extend(rest)
+        return Joined(tokens, Cut(cut.byte, place))
 
     def _continue(self, kept: Kept, data: bytes) -> Joined | None:
         """The prompt, the answer of which most comes back in `data`, and the rest."""
@@ -192,10 +192,10 @@ class DeltaTokenizer:
         closing = self._finder.cuts.get(last, b"").decode()
         if closing and rest.startswith(text) and text.endswith(closing):
             byte = cut.byte + len(text[: size - len(closing)].encode())
-            parts = self._cut(kept.tokens + answer[:-1], last, data, byte, answer)
+            parts = self._cut(kept, Cut(byte, len(kept.tokens)), answer[:-1], last, data)
             if parts is not None:
                 self._counts.answers["kept"] += 1
-                return parts
+                return parts._replace(answer=answer)
         return self._splice(kept, cut, answer, rest, len(opening))
 
     def _splice(self, kept: Kept, cut: Cut, answer: "array[int]", rest: str, opening: int) -> Joined | None:
@@ -219,7 +219,9 @@ class DeltaTokenizer:
             said = text(count)
             if len(said) > opening and rest.startswith(said) and len(said) in starts:
                 self._counts.answers["kept" if count == len(answer) else "kept_in_part"] += 1
-                tokens = kept.tokens + answer[:count] + array("q", made[starts[len(said)] :])
+                tokens = kept.tokens[:]
+                tokens.extend(answer[:count])
+                tokens.extend(made[starts[len(said)] :])
                 byte = cut.byte + len(said.encode())
                 return Joined(tokens, Cut(byte, len(kept.tokens) + count), answer)
         self._counts.answers["changed"] += 1
