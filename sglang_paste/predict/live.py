@@ -119,6 +119,8 @@ class LivePredictor:
             self._delays.use(call.tenant, Samples).add(delay)
         session.unreturned = [*session.unreturned[1 - _UNRETURNED :], made]
         _push(session.mined, call.tool, call.arguments, content)
+        # What a turn offered binds that turn alone: some agents offer other tools in each.
+        session.mined.offer(None)
         return self._offers(key, now)
 
     def foresee(self, call: ToolCall, content: str, probability: float, claimed_in: float) -> list[Candidate]:
@@ -132,6 +134,7 @@ class LivePredictor:
             return []
         branch = (self._branches.pop((key, made)) or known.mined).fork()
         _push(branch, call.tool, call.arguments, content)
+        branch.offer(None)
         found = self._candidates(key, branch.candidates(MAX_OFFERS), probability, claimed_in + self._delay(key[0]))
         for candidate in found:
             following = self._key(candidate.tool, candidate.arguments)

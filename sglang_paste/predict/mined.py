@@ -108,9 +108,9 @@ class MinedSession:
         self._before: State | None = None
         self.state = State(mined.wanted)
 
-    def offer(self, tools: Iterable[Tool]) -> None:
-        """From now on the model may call these tools."""
-        self._tools = _names(tools)
+    def offer(self, tools: Iterable[Tool] | None) -> None:
+        """From now on the model may call these tools; any, where None."""
+        self._tools = None if tools is None else _names(tools)
 
     def fork(self) -> "MinedSession":
         """A copy that goes its own way, for what may come."""

@@ -23,13 +23,13 @@ def tool(name: str, properties: dict[str, Any]) -> Any:
     return {"type": "function", "function": function}
 
 
-COUNT = tool("count_words", {"text": {"enum": ["one two"]}, "reason": {"type": "string", "maxLength": 30}})
+ADD = tool("append_line", {"line": {"enum": ["one two"]}})
 READ = tool("read_lines", {"count": {"enum": [1]}})
 
 
 def test_a_mined_habit_is_claimed(server: Server) -> None:
     wait_for(server.is_serving_tools, seconds=60)
-    messages: list[Any] = [{"role": "user", "content": "Count the words of 'one two' and look at the file."}]
+    messages: list[Any] = [{"role": "user", "content": "Add the line 'one two' and look at the file."}]
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key=TOKEN, timeout=120, max_retries=0) as client:
 
         def turn(offered: Any) -> Any:
@@ -55,7 +55,7 @@ def test_a_mined_habit_is_claimed(server: Server) -> None:
             messages.append({"role": "tool", "tool_call_id": call.id, "content": result["content"]})
             return result
 
-        turn(COUNT)
+        turn(ADD)
         wait_for(lambda: bool(early(server)), seconds=60)
         asked = time.monotonic()
         result = turn(READ)

@@ -71,6 +71,10 @@ def test_candidates_follow_what_was_said_and_what_came_back(mined: Mined) -> Non
 def test_a_named_tool_and_the_tools_on_offer_narrow_the_choice(mined: Mined) -> None:
     house = House(mined)
     assert {candidate.tool for candidate in house.ask(question("order-0500"), ("find_order",))} == {"find_order"}
+    following = house.made("find_order", {"order": "order-0500"}, {"order": "order-0500", "customer": "customer-321"})
+    assert following[0].tool == "find_customer", "the next turn may offer other tools"
+    house = House(mined)
+    house.ask(question("order-0500"), ("find_order",))
     named = house.say(CallNamed, index=0, tool="find_order")[0]
     assert (named.arguments, named.claimed_in) == ({"order": "order-0500"}, pytest.approx(0.3))
 

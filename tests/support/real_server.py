@@ -90,14 +90,14 @@ def running_server(folder: Path, *arguments: str, **variables: str) -> Iterator[
 
 
 def mine_habit(file: Path) -> None:
-    """Patterns of agents who look at the last line whenever they have counted words."""
+    """Patterns of agents who look at the last line whenever they have added one."""
     miner = Miner()
     for number in range(20):
-        counted, looked = Call("count_words", {"text": f"text {number}"}), Call("read_lines", {"count": 1})
+        added, looked = Call("append_line", {"line": f"text {number}"}), Call("read_lines", {"count": 1})
         turns = (
-            Turn("user", f"Count the words of text {number} and look at the file."),
-            Turn("assistant", "", (counted,)),
-            Turn("tool", tool_results=(Result("count_words", "2"),)),
+            Turn("user", f"Add the line text {number} and look at the file."),
+            Turn("assistant", "", (added,)),
+            Turn("tool", tool_results=(Result("append_line", f"{number}"),)),
             Turn("assistant", "", (looked,)),
             Turn("tool", tool_results=(Result("read_lines", f"line {number}"),)),
             Turn("assistant", "Done."),
