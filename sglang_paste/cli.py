@@ -58,10 +58,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_mining(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    from sglang_paste.mine import command
+    from sglang_paste.mine import flags
 
-    command.add_mine(commands.add_parser("mine", help="find patterns in recorded sessions"))
-    command.add_eval(commands.add_parser("eval", help="say how well recorded sessions are predicted"))
+    flags.add_mine(commands.add_parser("mine", help="find patterns in recorded sessions"))
+    flags.add_eval(commands.add_parser("eval", help="say how well recorded sessions are predicted"))
 
 
 def _add_speculator(parser: argparse.ArgumentParser) -> None:

@@ -1,8 +1,11 @@
 """A recorded session, in the one form that mining and evaluation read, whatever it was recorded as."""
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import msgspec
+
+Format = Literal["sessions", "openai", "atif", "journal"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 class Call(msgspec.Struct, frozen=True):

@@ -7,6 +7,11 @@ import msgspec
 from sglang_paste.calls import Arguments, SessionId, TenantId, ToolCall
 from sglang_paste.events import Event
 
+MIN_PROBABILITY = 0.02  # below it a candidate is not worth a look
+UNRETURNED = 16  # calls of a session whose results have not come back
+DEFAULT_DELAY = 2.0  # seconds from a turn's start to its call, where none was timed
+NAMED_DELAY = 0.3  # seconds from a tool's name to its call
+
 Source = Literal["stream", "pattern", "mined"]
 
 

@@ -8,7 +8,15 @@ from typing import Any
 from sglang_paste.calls import SessionId, TenantId, ToolCall, call_key, parse_arguments
 from sglang_paste.errors import BadArguments
 from sglang_paste.events import CallNamed, Event, MessageAdded, SessionEnded, ToolReturned, TurnEnded, TurnStarted
-from sglang_paste.predict.base import Candidate, RunTime, ToolShape
+from sglang_paste.predict.base import (
+    DEFAULT_DELAY,
+    MIN_PROBABILITY,
+    NAMED_DELAY,
+    UNRETURNED,
+    Candidate,
+    RunTime,
+    ToolShape,
+)
 from sglang_paste.predict.learn import Bounded, Samples
 from sglang_paste.predict.mined import Candidate as Guess
 from sglang_paste.predict.mined import Mined, MinedSession
@@ -17,10 +25,6 @@ MAX_SESSIONS = 512
 MAX_TRUSTS = 4096
 MAX_BRANCHES = 128
 MAX_OFFERS = 5
-MIN_PROBABILITY = 0.02
-_UNRETURNED = 16
-_DEFAULT_DELAY = 2.0
-_NAMED_DELAY = 0.3
 
 SessionKey = tuple[TenantId, SessionId]
 
@@ -117,7 +121,7 @@ class LivePredictor:
         if session.since is not None:
             delay = (now if asked is None else asked) - session.since
             self._delays.use(call.tenant, Samples).add(delay)
-        session.unreturned = [*session.unreturned[1 - _UNRETURNED :], made]
+        session.unreturned = [*session.unreturned[1 - UNRETURNED :], made]
         _push(session.mined, call.tool, call.arguments, content)
         # What a turn offered binds that turn alone: some agents offer other tools in each.
         session.mined.offer(None)
@@ -145,7 +149,7 @@ class LivePredictor:
     def _delay(self, tenant: TenantId) -> float:
         """Seconds from a turn's start to its call, as a rule."""
         known = self._delays.get(tenant)
-        return known.quantile(0.5, _DEFAULT_DELAY) if known else _DEFAULT_DELAY
+        return known.quantile(0.5, DEFAULT_DELAY) if known else DEFAULT_DELAY
 
     def _returned(self, key: SessionKey, event: ToolReturned) -> list[Candidate]:
         """A result in the conversation: of a confirmed call, or of one that the client made by itself."""
@@ -175,9 +179,9 @@ class LivePredictor:
         if tool is None:
             session.offered = guesses
             elapsed = 0.0 if session.since is None else max(now - session.since, 0.0)
-            delay = max(self._delay(key[0]) - elapsed, _NAMED_DELAY)
+            delay = max(self._delay(key[0]) - elapsed, NAMED_DELAY)
         else:
-            delay = _NAMED_DELAY
+            delay = NAMED_DELAY
         return self._candidates(key, guesses, 1.0, delay)
 
     def _candidates(

@@ -9,7 +9,15 @@ import msgspec
 from sglang_paste.calls import SessionId, TenantId, ToolCall, call_key, parse_arguments
 from sglang_paste.errors import BadArguments
 from sglang_paste.events import CallNamed, Event, SessionEnded, ToolReturned, TurnEnded, TurnStarted
-from sglang_paste.predict.base import Candidate, RunTime, ToolShape
+from sglang_paste.predict.base import (
+    DEFAULT_DELAY,
+    MIN_PROBABILITY,
+    NAMED_DELAY,
+    UNRETURNED,
+    Candidate,
+    RunTime,
+    ToolShape,
+)
 from sglang_paste.predict.follow import Context
 from sglang_paste.predict.learn import Bounded
 from sglang_paste.predict.program import MAX_NAME_CHARS, History, texts
@@ -17,10 +25,6 @@ from sglang_paste.predict.program import MAX_NAME_CHARS, History, texts
 MAX_SESSIONS = 2048
 MAX_CONTEXTS = 4096
 MAX_OFFERS = 4
-MIN_PROBABILITY = 0.02
-_UNRETURNED = 16
-_DEFAULT_DELAY = 2.0
-_NAMED_DELAY = 0.3
 
 # A context is the last tool of the session and whether it succeeded. No tool is named "".
 Place = tuple[str, bool]
@@ -90,7 +94,7 @@ class PatternPredictor:
         key = (call.tenant, call.session)
         self._learn(key, call.tool, arguments, now if asked is None else asked)
         session = self._push(key, call.tool, arguments, content, ok, now)
-        session.unreturned = [*session.unreturned[1 - _UNRETURNED :], made]
+        session.unreturned = [*session.unreturned[1 - UNRETURNED :], made]
         return self._offers(key, now)
 
     def _returned(self, key: SessionKey, event: ToolReturned) -> list[Candidate]:
@@ -146,10 +150,10 @@ class PatternPredictor:
         if context is None:
             return []
         found = islice(context.offers(session.history, tool), MAX_OFFERS)
-        delay = _NAMED_DELAY
+        delay = NAMED_DELAY
         if tool is None:
             elapsed = 0.0 if session.since is None else max(now - session.since, 0.0)
-            delay = max(context.delay.quantile(0.5, _DEFAULT_DELAY) - elapsed, _NAMED_DELAY)
+            delay = max(context.delay.quantile(0.5, DEFAULT_DELAY) - elapsed, NAMED_DELAY)
         return [
             Candidate(
                 tenant=key[0],

@@ -12,9 +12,9 @@ from hypothesis import Phase, given, settings
 from recorded import as_atif, as_openai, as_own, lookups, sessions
 
 from sglang_paste.errors import ConfigError
-from sglang_paste.mine.read import FORMATS, Reader, text
+from sglang_paste.mine.read import Reader, text
 from sglang_paste.mine.read import lines as lines_module
-from sglang_paste.mine.records import Call, Result, Session, Turn
+from sglang_paste.mine.records import FORMATS, Call, Result, Session, Turn
 
 WRITERS: dict[str, Callable[[Session], dict[str, Any]]] = {"sessions": as_own, "openai": as_openai, "atif": as_atif}
 GOOD = json.dumps(as_own(lookups("shop", 1))).encode()

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Literal, get_args
+from typing import IO
 
 import msgspec
 
@@ -11,10 +11,8 @@ from sglang_paste.errors import ConfigError
 from sglang_paste.mine.read import atif, journal, openai, own
 from sglang_paste.mine.read.lines import SQLITE, Document, documents, first_bytes
 from sglang_paste.mine.read.text import digest
-from sglang_paste.mine.records import Session
+from sglang_paste.mine.records import FORMATS, Format, Session
 
-Format = Literal["sessions", "openai", "atif", "journal"]
-FORMATS: tuple[Format, ...] = get_args(Format)
 ROLES = frozenset(("system", "user", "assistant", "tool"))
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".sqlite")
 
