@@ -4,7 +4,6 @@ import pytest
 from ledger_cases import (
     DONE,
     ONE,
-    POLICIES,
     TWO,
     admit,
     make_call,
@@ -18,17 +17,11 @@ from ledger_cases import (
 )
 
 from sglang_paste.calls import ToolCall
-from sglang_paste.config import Limits
 from sglang_paste.errors import BadArguments, LedgerError
 from sglang_paste.execute.base import Outcome
 from sglang_paste.speculate import ledger as module
 from sglang_paste.speculate.entries import Refusal
 from sglang_paste.speculate.ledger import Ledger
-
-
-@pytest.fixture
-def ledger() -> Ledger:
-    return Ledger(POLICIES, Limits())
 
 
 def test_a_ready_result_is_reused_once(ledger: Ledger) -> None:

@@ -27,11 +27,6 @@ from sglang_paste.speculate.announced import ANNOUNCED_TTL_S, MAX_ANNOUNCED, Ann
 from sglang_paste.speculate.ledger import ENTRY_BYTES, Ledger
 
 
-@pytest.fixture
-def ledger() -> Ledger:
-    return Ledger(POLICIES, Limits())
-
-
 @pytest.mark.parametrize(
     ("writer", "of", "gone"),
     [
