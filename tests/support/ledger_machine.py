@@ -44,11 +44,13 @@ class Machine(RuleBasedStateMachine):
     journal_class: type[Journal] = Journal
     folder: ClassVar[Path]  # one journal for all examples: call ids never repeat, and opening one takes milliseconds
     journal: ClassVar[Journal]
-    ids: ClassVar[Iterator[int]] = itertools.count()
+    examples: ClassVar[Iterator[int]] = itertools.count()
     seen: ClassVar[Counter[str]] = Counter()
 
     def __init__(self) -> None:
         super().__init__()
+        self.example = next(self.examples)  # only in call ids: what an example does must not depend on those before
+        self.ids = itertools.count()
         self.now = 0
         self.writes: list[Write] = []
         self.history: list[Asked] = []
@@ -102,7 +104,7 @@ class Machine(RuleBasedStateMachine):
     ) -> None:
         self.now += 1
         number = next(self.ids)
-        call_id = {"never": None, "same for all": f"{tool}:{x}"}.get(identified, f"call_{number}")
+        call_id = {"never": None, "same for all": f"{tool}:{x}"}.get(identified, f"call_{self.example}_{number}")
         arguments = {"x": x, "note": number} if tool == "pure" else {"x": x}
         asked = Asked(tenant, session, tool, arguments, f"r{number}", 0, call_id)
         head = self.head(asked)
@@ -352,7 +354,7 @@ class Machine(RuleBasedStateMachine):
             call_id=asked.call_id if says_id and (says_session or ":" not in (asked.call_id or "")) else None,
         )
         if asked.sent.call_id and ":" in asked.sent.call_id:
-            asked.sent = msgspec.structs.replace(asked.sent, call_id=f"{asked.sent.call_id}:{asked.request}")
+            asked.sent = msgspec.structs.replace(asked.sent, call_id=f"{asked.sent.call_id}:{self.example}:{asked.request}")
         if asked.sent.call_id:
             self.history.append(asked)
         self.execute_or_replay(asked)
