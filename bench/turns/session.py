@@ -38,7 +38,7 @@ class Session:
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
-        system, task = self._text(2_000), self._text(300)
+        system, task = text(self._random, 2_000), text(self._random, 300)
         self.messages: list[Message] = [{"role": "system", "content": system}, {"role": "user", "content": task}]
 
     def grow(self, tokens: int) -> None:
@@ -49,15 +49,17 @@ class Session:
     def turn(self, answer: str | None = None) -> None:
         """One more turn; `answer` is the text before its call."""
         number = len(self.messages)
-        arguments = json.dumps({"path": f"src/{number}.py", "text": self._text(75)})
+        arguments = json.dumps({"path": f"src/{number}.py", "text": text(self._random, 75)})
         call = {"id": f"call_{number}", "type": "function", "function": {"name": "read_file", "arguments": arguments}}
-        said = self._text(_OUT - 100) if answer is None else answer
+        said = text(self._random, _OUT - 100) if answer is None else answer
         self.messages.append({"role": "assistant", "content": said, "tool_calls": [call]})
-        self.messages.append({"role": "tool", "tool_call_id": call["id"], "content": self._text(_NEW)})
+        self.messages.append({"role": "tool", "tool_call_id": call["id"], "content": text(self._random, _NEW)})
 
-    def _text(self, tokens: int) -> str:
-        lines: list[str] = []
-        # A line of these is about 25 tokens.
-        for _ in range(max(1, tokens // 25)):
-            lines.append(f"{self._random.choice(_LINES)}  # {self._random.randrange(10_000)}")
-        return "\n".join(lines)
+
+def text(source: random.Random, tokens: int) -> str:
+    """Lines of about so many tokens."""
+    lines: list[str] = []
+    # A line of these is about 25 tokens.
+    for _ in range(max(1, tokens // 25)):
+        lines.append(f"{source.choice(_LINES)}  # {source.randrange(10_000)}")
+    return "\n".join(lines)

@@ -1,0 +1,151 @@
+"""An agent as a client of the chat API: it streams an answer, runs the tool it calls, and sends everything back."""
+
+import http.client
+import json
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Any, Protocol
+
+import msgspec
+
+from bench.turns.probe import SCRIPT
+from bench.turns.script import Script
+from bench.turns.session import TOOLS
+
+TIMEOUT_S = 600.0
+_DATA = b"data: "
+
+
+class Encode(Protocol):
+    """A tokenizer."""
+
+    def __call__(self, text: str) -> Sequence[int]: ...
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """What the client saw of a turn; `sent`, `first` and `ended` are seconds of the monotonic clock."""
+
+    number: int
+    rid: str
+    sent: float
+    first: float
+    ended: float
+    prompt: int
+    cached: int
+    completion: int
+    content: str
+    calls: tuple[tuple[str, str, str], ...]
+
+
+class Agent:
+    """A session of one script with one server."""
+
+    def __init__(self, port: int, script: Script, encode: Encode, end: int) -> None:
+        self._port = port
+        self._steps = script.steps
+        self._encode, self._end = encode, end
+        self._messages: list[dict[str, Any]] = [{"role": "system", "content": script.system}]
+        self._call = ""
+        self._came_back = 0.0
+        self.turns: list[Turn] = []
+
+    @property
+    def length(self) -> int:
+        """How many turns the script has."""
+        return len(self._steps)
+
+    def wait(self) -> None:
+        """Be away for as long as the tool runs."""
+        step = self._steps[len(self.turns)]
+        time.sleep(max(0.0, self._came_back + step.absence - time.monotonic()))
+
+    def turn(self) -> Turn:
+        """The next turn of the script. Raises SystemExit where the answer is not the scripted one."""
+        step = self._steps[len(self.turns)]
+        role = {"role": "tool", "tool_call_id": self._call} if self._call else {"role": "user"}
+        self._messages.append({**role, "content": step.arrives})
+        tokens = [*self._encode(step.said), self._end]
+        body = json.dumps(
+            {
+                "model": "default",
+                "messages": self._messages,
+                "tools": TOOLS,
+                "temperature": 0,
+                "max_tokens": len(tokens),
+                "stream": True,
+                "stream_options": {"include_usage": True},
+                "custom_params": {SCRIPT: tokens},
+            }
+        ).encode()
+        turn = self._stream(body)
+        wanted = (step.answer.strip(), [] if step.call is None else [step.call[0]], len(tokens))
+        if (turn.content.strip(), [name for _, name, _ in turn.calls], turn.completion) != wanted:
+            raise SystemExit(f"turn {turn.number} answered {turn.content!r} and {turn.calls}, not {wanted}")
+        self._messages.append(_message(turn))
+        self._call = turn.calls[0][0] if turn.calls else ""
+        self._came_back = turn.ended
+        self.turns.append(turn)
+        return turn
+
+    def _stream(self, body: bytes) -> Turn:
+        # The server closes a connection that was idle for some seconds, as they are while a tool runs.
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_S)
+        connection.connect()
+        with closing(connection):
+            return self._answer(connection, body)
+
+    def _answer(self, connection: http.client.HTTPConnection, body: bytes) -> Turn:
+        sent = time.monotonic()
+        connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
+        response = connection.getresponse()
+        if response.status != http.client.OK:
+            raise SystemExit(f"the server answered {response.status}: {response.read().decode()[:500]}")
+        first = ended = 0.0
+        rid, content = "", ""
+        usage: dict[str, Any] = {}
+        calls: list[list[str]] = []
+        while line := response.readline():
+            if not line.startswith(_DATA):
+                continue
+            ended = time.monotonic()
+            first = first or ended
+            if line.strip() == b"data: [DONE]":
+                continue
+            chunk = json.loads(line[len(_DATA) :])
+            rid, usage = chunk["id"], chunk.get("usage") or usage
+            for choice in chunk["choices"]:
+                content += choice["delta"].get("content") or ""
+                _add(calls, choice["delta"].get("tool_calls") or ())
+        return Turn(
+            number=len(self.turns),
+            rid=rid,
+            sent=sent,
+            first=first,
+            ended=ended,
+            prompt=usage["prompt_tokens"],
+            cached=(usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
+            completion=usage["completion_tokens"],
+            content=content,
+            calls=tuple((call_id, name, arguments) for call_id, name, arguments in calls),
+        )
+
+
+def _add(calls: list[list[str]], deltas: Sequence[dict[str, Any]]) -> None:
+    for delta in deltas:
+        while len(calls) <= delta["index"]:
+            calls.append(["", "", ""])
+        call = calls[delta["index"]]
+        call[0] = delta.get("id") or call[0]
+        call[1] = delta["function"].get("name") or call[1]
+        call[2] += delta["function"].get("arguments") or ""
+
+
+def _message(turn: Turn) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": turn.content}
+    if turn.calls:
+        message["tool_calls"] = [
+            {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+            for call_id, name, arguments in turn.calls
+        ]
+    return message

@@ -1,0 +1,83 @@
+"""What is played: the scenarios, each with room for everything and with a pool of 40 % of its working set."""
+
+import random
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from bench.turns import kvtrace
+from bench.turns.script import Script, sizes, write
+from bench.turns.session import text
+
+Pace = Literal["alternating", "interleaved", "burst"]
+Pool = Literal["room", "pressure"]
+
+# Tokens of the sessions of a scenario together, where the pool is too small for them, and of that pool.
+WORKING_SET = 40_000
+SMALL_POOL = WORKING_SET * 2 // 5
+LARGE_POOL = 160_000
+
+
+class Scenario(msgspec.Struct, frozen=True):
+    """Sessions that are played at a pace.
+
+    alternating: one session, each turn on one side and then on the other; interleaved: all sessions at once, each comes
+    back once its tool has run; burst: all sessions come back at the same moment.
+    """
+
+    name: str
+    pool: Pool
+    pace: Pace
+    scripts: tuple[Script, ...]
+
+
+class Size(msgspec.Struct, frozen=True):
+    """How much of everything: a quick run, or one for tight intervals."""
+
+    fixes: int
+    bursts: int
+    turns: int
+    trace_turns: int
+    longest: int
+
+
+QUICK = Size(fixes=4, bursts=2, turns=35, trace_turns=7, longest=104_000)
+FULL = Size(fixes=12, bursts=8, turns=35, trace_turns=16, longest=120_000)
+
+
+def scenarios(size: Size, traces: Sequence[kvtrace.Trace]) -> list[Scenario]:
+    """All of them, those with room first."""
+    bursts = [_together(f"burst {number}", 8, 4, 2_500, WORKING_SET) for number in range(size.bursts)]
+    traced = kvtrace.scripts(traces, size.trace_turns, WORKING_SET)
+    room = [
+        *(Scenario("fix-6", "room", "alternating", (_alone("fix", n, 6, 3_000, 8_000),)) for n in range(size.fixes)),
+        Scenario("coding-35", "room", "alternating", (_alone("coding", 0, size.turns, 64_000, size.longest),)),
+        Scenario("agents-3x5", "room", "interleaved", _together("agents", 3, 5, 3_000, 24_000)),
+        *(
+            Scenario("burst-8", "room", "burst", _together(f"burst {n}", 8, 4, 2_500, WORKING_SET))
+            for n in range(size.bursts)
+        ),
+        Scenario("kvtrace", "room", "interleaved", traced),
+    ]
+    pressure = [
+        Scenario("fix-6", "pressure", "interleaved", _together("fix", 5, 6, 3_000, WORKING_SET)),
+        Scenario("coding-35", "pressure", "interleaved", _together("coding", 4, size.turns, 5_000, WORKING_SET)),
+        Scenario("agents-3x5", "pressure", "interleaved", _together("agents", 3, 5, 5_000, WORKING_SET)),
+        *(Scenario("burst-8", "pressure", "burst", burst) for burst in bursts),
+        Scenario("kvtrace", "pressure", "interleaved", traced),
+    ]
+    return room + pressure
+
+
+def _alone(name: str, number: int, turns: int, first: int, last: int, system: str | None = None) -> Script:
+    seed = f"{name} {number}"
+    return write(seed, sizes(seed, turns, last - first), first=first, system=system)
+
+
+def _together(name: str, count: int, turns: int, first: int, all_of_them: int) -> tuple[Script, ...]:
+    """Sessions that share half of their first prompts, and end at so many tokens together."""
+    shared = first // 2
+    system = text(random.Random(name), shared)
+    last = shared + (all_of_them - shared) // count
+    return tuple(_alone(name, number, turns, first, last, system) for number in range(count))

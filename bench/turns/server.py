@@ -1,0 +1,125 @@
+"""A server of the bench: stock SGLang or the same with more flags, with the probe in its processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import msgspec
+
+from bench.ports import free_ports
+from bench.turns.probe import FOLDER
+from bench.turns.stamps import Stamps
+
+ROOT = Path(__file__).parents[2]
+MODEL = ROOT / ".cache" / "models" / "tiny"
+OURS = ("--enable-tool-speculation",)
+DEADLINE_S = 300.0
+_PLUGIN = "bench_turns-0.dist-info"
+
+
+class Server(msgspec.Struct, frozen=True):
+    """A running server; what its processes write down is in `folder`."""
+
+    side: str
+    port: int
+    folder: Path
+
+    def stamps(self) -> Stamps:
+        return Stamps(self.folder / "stamps")
+
+    def flush(self) -> None:
+        """Forget all prefixes. Raises SystemExit where the server does not."""
+        deadline = time.monotonic() + DEADLINE_S
+        while httpx.post(f"http://127.0.0.1:{self.port}/flush_cache", timeout=60).status_code != 200:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"the cache of {self.side} cannot be flushed; see {self.folder / 'log'}")
+            time.sleep(0.1)
+
+
+@contextmanager
+def servers(folder: Path, pool: int, extra: dict[str, Sequence[str]]) -> Iterator[list[Server]]:
+    """Servers with a pool of so many tokens, one for each side and its own arguments, started together."""
+    processes: list[subprocess.Popen[bytes]] = []
+    running: list[Server] = []
+    try:
+        for side, arguments in extra.items():
+            own = folder / f"{side}-{pool}"
+            (own / "stamps").mkdir(parents=True)
+            _install_probe(own)
+            port, gateway = free_ports(2)
+            command = [*_command(port, pool), *arguments]
+            if OURS[0] in arguments:
+                command += ["--tool-gateway-port", str(gateway), "--tool-state-dir", str(own / "state")]
+            with (own / "log").open("wb") as log:
+                processes.append(
+                    subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment(own))
+                )
+            running.append(Server(side, port, own))
+        for server, process in zip(running, processes, strict=True):
+            _wait_healthy(server, process)
+        yield running
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        for process in processes:
+            _end(process)
+
+
+def _command(port: int, pool: int) -> list[str]:
+    return [
+        *(sys.executable, "-W", "ignore", "-m", "sglang.launch_server", "--model-path", str(MODEL)),
+        *("--load-format", "dummy", "--random-seed", "1", "--device", "cpu", "--attention-backend", "paste_cpu"),
+        *("--port", str(port), "--log-level", "warning", "--skip-server-warmup", "--sleep-on-idle"),
+        *("--max-total-tokens", str(pool), "--mem-fraction-static", "0.4", "--max-running-requests", "16"),
+        *("--tool-call-parser", "hermes", "--served-model-name", "default", "--enable-cache-report"),
+        *("--radix-eviction-policy", "lru"),
+    ]
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("SGLANG_")}
+    paths = [str(folder / "plugin"), str(ROOT), *filter(None, [own.get("PYTHONPATH")])]
+    return own | {
+        "SGLANG_USE_CPU_ENGINE": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": os.pathsep.join(paths),
+        FOLDER: str(folder / "stamps"),
+    }
+
+
+def _install_probe(folder: Path) -> None:
+    """SGLang finds its plugins by their entry points."""
+    plugin = folder / "plugin" / _PLUGIN
+    plugin.mkdir(parents=True)
+    (plugin / "METADATA").write_text("Metadata-Version: 2.1\nName: bench-turns\nVersion: 0\n")
+    (plugin / "entry_points.txt").write_text("[sglang.srt.plugins]\nbench_turns = bench.turns.probe:register\n")
+
+
+def _wait_healthy(server: Server, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not _is_healthy(server):
+        if process.poll() is not None or time.monotonic() > deadline:
+            log = (server.folder / "log").read_text(errors="replace")
+            raise SystemExit(f"the server {server.side} did not start; the end of its log:\n{log[-2000:]}")
+        time.sleep(0.1)
+
+
+def _is_healthy(server: Server) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{server.port}/health", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
