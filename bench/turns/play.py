@@ -15,8 +15,9 @@ from bench.turns.stamps import Stamps
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """A turn on one side. Times are seconds: until the first token (`ttft_s`), and of this until the prompt is with the
     scheduler, until the model first runs for it, while it is prefilled, and until the client has the token; then until
-    the end. In `overhead_s` of `ttft_s` no model ran. `same_ids` says whether the prompt had the same tokens on both sides,
-    and `same_greedy`, where it had, whether the model alone would have said the same at every place of the answer."""
+    the end. In `overhead_s` of `ttft_s` no model ran. `same_ids` says whether the prompt had the same tokens on both
+    sides, and `same_greedy`, where it had, whether the model alone would have said the same at every place of the
+    answer."""
 
     scenario: str
     pool: Pool

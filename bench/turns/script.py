@@ -25,7 +25,7 @@ TOOL_SECONDS = {
 LONGEST_S = 3.0
 _CALLED = ("read_file", "read_file", "run_tests", "search", "apply_patch", "run_tests", "list_files", "write_file")
 _RESULT_SIGMA = 1.5
-_ANSWER, _TOOLS = 40, 1_000
+_ANSWER, _TOOLS = 60, 1_000
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -65,7 +65,7 @@ def write(seed: str, growth: Sequence[int], *, first: int, system: str | None = 
         last = number == len(growth)
         tool = source.choice(_CALLED)
         call = None if last else (tool, json.dumps({"path": f"src/{source.randrange(1000)}.py"}))
-        steps.append(Step(text(source, size), text(source, _ANSWER), absence, call))
+        steps.append(Step(text(source, size), f"I look at what comes next.\n{text(source, _ANSWER)}", absence, call))
         absence = min(LONGEST_S, TOOL_SECONDS[tool] * math.exp(source.gauss(0.0, 0.5)))
     return Script(system, tuple(steps))
 

@@ -107,7 +107,7 @@ def _wait_healthy(server: Server, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is not None or time.monotonic() > deadline:
             log = (server.folder / "log").read_text(errors="replace")
             raise SystemExit(f"the server {server.side} did not start; the end of its log:\n{log[-2000:]}")
-        time.sleep(0.1)
+        time.sleep(0.5)
 
 
 def _is_healthy(server: Server) -> bool:

@@ -109,7 +109,7 @@ def compare(host: Host, tokens: int, rounds: int) -> dict[str, Any]:
 def parts(turns: Turns, rounds: int) -> dict[str, float]:
     """The median seconds this thread ran for each step from a request's bytes to the scheduler, alone."""
     from sglang_paste.patches.api_turn import chat_messages
-    from sglang_paste.patches.turn_messages import Plain
+    from sglang_paste.patches.turn_past import Plain
     from sglang_paste.session import Sessions
 
     body = turns.body()

@@ -2,7 +2,7 @@
 
 from prometheus_client import REGISTRY
 
-from sglang_paste.patches.turn_metrics import TurnMetrics
+from sglang_paste.patches.turn_metrics import turn_metrics
 from sglang_paste.session.delta import Counts
 
 
@@ -12,7 +12,7 @@ def told(name: str, **labels: str) -> float | None:
 
 def test_counters_follow() -> None:
     counts = Counts()
-    metrics = TurnMetrics(counts)
+    metrics = turn_metrics(counts)
     counts.prompts["extended"] += 1
     counts.tokens["kept"] += 900
     metrics.follow()

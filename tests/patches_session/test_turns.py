@@ -13,7 +13,7 @@ import pytest
 from bench.turns.host import Host, delta_turns, start
 from bench.turns.session import TOOLS, Session
 from sglang_paste.patches import turns
-from sglang_paste.patches.turn_messages import Plain
+from sglang_paste.patches.turn_past import Plain
 from sglang_paste.patches.turns import Turns
 from sglang_paste.session.delta import DeltaTokenizer, Prompt
 
