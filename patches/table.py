@@ -202,6 +202,13 @@ DELTA_TURNS = (
         function="turn_messages:rendering",
     ),
     Hook(
+        target="sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat._render_and_encode_chat_template",
+        kind="around",
+        roles=("main",),
+        signature="(self, messages, *, tools, template_kwargs, encode_kwargs, use_cache, add_generation_prompt=True)",
+        function="turn_render:encoding",
+    ),
+    Hook(
         target="sglang.srt.entrypoints.openai.parallel_prompt_encode.parallel_prompt_encode",
         kind="around",
         roles=("main",),

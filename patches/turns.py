@@ -9,6 +9,7 @@ from sglang_paste.patches import arm
 from sglang_paste.patches.api_turn import harmless, tenant_of
 from sglang_paste.patches.turn_codec import codec_of
 from sglang_paste.patches.turn_metrics import TurnMetrics
+from sglang_paste.patches.turn_past import Pasts
 from sglang_paste.session.delta import Counts, DeltaTokenizer, Prompt
 from sglang_paste.session.kept import KeptPrompts
 
@@ -26,7 +27,8 @@ class Turns:
 
     def __init__(self, capacity: int, *, metrics: bool = False) -> None:
         self.counts = Counts()
-        self.prompts = KeptPrompts(capacity)
+        self.prompts = KeptPrompts(capacity * 3 // 4)
+        self.pasts = Pasts(capacity // 4)
         self._tokenizers: dict[tuple[int, bool], DeltaTokenizer | None] = {}
         self._held: list[Any] = []
         self._metrics = TurnMetrics(self.counts) if metrics else None
