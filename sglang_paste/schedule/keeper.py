@@ -14,7 +14,7 @@ EXPIRY_S = 10.0
 
 
 class Counts(msgspec.Struct):
-    """What became of holds: those `given_up` for room, `expired` at their time limit, and `released` with their session.
+    """What became of holds: `given_up` for room, `expired` at their time limit, and `released` with their session.
     And of sessions that came back, to all of what they left in the cache (`whole`), to a `part` of it or to nothing
     (`lost`), with the tokens that were `kept_tokens` and `lost_tokens`."""
 
