@@ -12,11 +12,12 @@ MAX_MOMENTS = 6000
 _BINS = 15
 _PRIOR = 8.0
 Outcome = tuple[float, bool]
+Outcomes = dict[str, list[Outcome]]
 
 
-def judge(mined: Mined, items: Iterable[tuple[Session, str]]) -> dict[str, list[Outcome]]:
+def judge(mined: Mined, items: Iterable[tuple[Session, str]]) -> Outcomes:
     """For each tool the raw probabilities of its candidates, and whether each was the call made."""
-    found: dict[str, list[Outcome]] = {}
+    found: Outcomes = {}
     moments = 0
     for session, _ in items:
         live = mined.session()
@@ -34,7 +35,7 @@ def judge(mined: Mined, items: Iterable[tuple[Session, str]]) -> dict[str, list[
     return found
 
 
-def levels(outcomes: dict[str, list[Outcome]]) -> dict[str, list[Level]]:
+def levels(outcomes: Outcomes) -> dict[str, list[Level]]:
     """A rising line for all tools (under ``), and one for each that was seen enough, drawn to the one of all."""
     every = [outcome for found in outcomes.values() for outcome in found]
     if len(every) < 50:

@@ -7,8 +7,12 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-Example = tuple[Ints, Ints, int]
-"""The features that hold, the classes that were possible, and the place of the right one among these."""
+Example = tuple[Ints, Ints | None, int]
+"""The features that hold, the classes that were possible (all, where None), and the place of the right one among
+these."""
+Flat = tuple[Ints, Ints, Ints, Ints]
+"""The slots of all candidates, where each candidate starts, which candidate is the first of each example, and which the
+right one."""
 
 EPOCHS = 3
 _RATE, _DECAY, _START = 0.1, 0.03, 0.1
@@ -26,15 +30,15 @@ def softmax(examples: Sequence[Example], values: Floats, classes: int, epochs: i
         rate = np.float32(_RATE / (1 + 0.5 * epoch))
         for number in order.permutation(len(examples)):
             rows, columns, right = examples[number]
-            grid = rows[:, None], columns[None, :]
-            value = values[rows][:, None]
+            grid = rows if columns is None else (rows[:, None], columns[None, :])
+            value = values[rows]
             block = weights[grid]
-            scores = (block * value).sum(axis=0)
+            scores = value @ block
             scores -= scores.max()
             np.exp(scores, out=scores)
             scores /= scores.sum()
             scores[right] -= 1.0
-            step = value * (scores[None, :] + decay * block)
+            step = value[:, None] * (scores + decay * block)
             square = squares[grid] + step * step
             squares[grid] = square
             weights[grid] = block - rate * step / np.sqrt(square)
@@ -44,54 +48,40 @@ def softmax(examples: Sequence[Example], values: Floats, classes: int, epochs: i
     return total * (values[:, None] / np.float32(max(taken, 1)))
 
 
-class Choices:
-    """Examples of choosing one of several candidates, flat: where each candidate and each example begins."""
-
-    def __init__(self) -> None:
-        self.slots: list[int] = []
-        self.candidates: list[int] = []
-        self.examples: list[int] = []
-        self.right: list[int] = []
-        self._reached = 0
-
-    def reach(self) -> float:
-        """The share of examples in which one of the candidates was right, a little more where they are few."""
-        return (self._reached + 1) / (len(self) + 1)
-
-    def add(self, candidates: Sequence[Sequence[int]], right: int) -> None:
-        """One example: the slots of each candidate, the last of which is `none of these`, and which was right."""
-        self._reached += right < len(candidates) - 1
-        self.examples.append(len(self.candidates))
-        self.right.append(len(self.candidates) + right)
-        for marks in candidates:
-            self.candidates.append(len(self.slots))
-            self.slots.extend(marks)
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-
-def logit(choices: Choices, width: int, steps: int = 50, decay: float = 0.3) -> Floats:
+def logit(flat: Flat, width: int, steps: int = 50, decay: float = 0.3) -> Floats:
     """Weights [slot] of a conditional logit, by full-batch Adam on the regularised likelihood."""
+    slots, starts, firsts, right = flat
     weights = np.zeros(width)
-    if not len(choices):
+    if not len(firsts):
         return weights.astype(np.float32)
-    slots = np.asarray(choices.slots, np.int64)
-    starts = np.asarray(choices.candidates, np.int64)
-    firsts = np.asarray(choices.examples, np.int64)
     sizes = np.diff(np.append(starts, len(slots)))
     counts = np.diff(np.append(firsts, len(starts)))
-    right = np.zeros(len(starts))
-    right[np.asarray(choices.right)] = 1.0
+    chosen = np.zeros(len(starts))
+    chosen[right] = 1.0
     mean, square = np.zeros(width), np.zeros(width)
     for step in range(1, steps + 1):
         scores = np.add.reduceat(weights[slots], starts)
         scores -= np.repeat(np.maximum.reduceat(scores, firsts), counts)
         np.exp(scores, out=scores)
         scores /= np.repeat(np.add.reduceat(scores, firsts), counts)
-        gradient = (np.bincount(slots, np.repeat(scores - right, sizes), width) + decay * weights) / len(choices)
+        gradient = (np.bincount(slots, np.repeat(scores - chosen, sizes), width) + decay * weights) / len(firsts)
         mean = 0.9 * mean + 0.1 * gradient
         square = 0.99 * square + 0.01 * gradient**2
         rate = 0.25 * (1 - 0.9 * step / steps)
         weights -= rate * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.99**step)) + 1e-6)
     return weights.astype(np.float32)
+
+
+def reach(flat: Flat, weights: Floats, among: int = 3) -> float:
+    """The share of examples in which the right candidate is among the best, a little more where they are few. `none of
+    these`, the last candidate, is never right."""
+    slots, starts, firsts, right = flat
+    if not len(firsts):
+        return 1.0
+    scores = np.add.reduceat(weights[slots], starts)
+    lasts = np.append(firsts[1:], len(starts)) - 1
+    scores[lasts] = -np.inf
+    counts = lasts - firsts + 1
+    before = np.add.reduceat(scores > np.repeat(scores[right], counts), firsts)
+    hits = int(((before < among) & (right != lasts)).sum())
+    return (hits + 1) / (len(firsts) + 1)

@@ -10,9 +10,10 @@ from sglang_paste.predict.recall import Memory, Recaller, Recollection, call_tex
 from sglang_paste.predict.state import Wanted
 
 _NOTHING: Wanted = {}
+Remembered = tuple[dict[str, Recollection], dict[str, float]]
 
 
-def remember(items: Iterable[tuple[Session, str]]) -> tuple[dict[str, Recollection], dict[str, float]]:
+def remember(items: Iterable[tuple[Session, str]]) -> Remembered:
     """The recollection of each tenant, and how often each grade of it was right.
 
     Trust is counted as the sessions come, each against those before it. As long as a session shows no sign that its

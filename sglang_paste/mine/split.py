@@ -47,19 +47,20 @@ class Tasks:
         """Join what this session's task is known by."""
         first, *rest = task_keys(session)
         for key in rest:
-            one, other = sorted((self._root(first), self._root(key)))
+            one, other = sorted((self.root(first), self.root(key)))
             self._parent[other] = one
-        self._root(first)
+        self.root(first)
 
     def of(self, session: Session) -> bytes:
         """The task of a session that was added; the same bytes whatever the order they were added in."""
-        return self._root(task_keys(session)[0])
+        return self.root(task_keys(session)[0])
 
     def __contains__(self, session: Session) -> bool:
         """Whether the session is of one of the tasks added, by id or by text."""
         return any(key in self._parent for key in task_keys(session))
 
-    def _root(self, key: bytes) -> bytes:
+    def root(self, key: bytes) -> bytes:
+        """The task that one of its keys belongs to."""
         parent = self._parent.setdefault(key, key)
         while parent != key:
             grandparent = self._parent[parent]

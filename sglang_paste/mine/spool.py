@@ -5,12 +5,12 @@ import os
 import tempfile
 import weakref
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
 from sglang_paste.mine.records import Session
-from sglang_paste.mine.split import Tasks, recording_key
+from sglang_paste.mine.split import Tasks, recording_key, task_keys
 
 IN_MEMORY_BYTES = 64 * 1024 * 1024
 
@@ -26,16 +26,21 @@ class Spool:
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115
         weakref.finalize(self, self._file.close)
-        self._places: list[tuple[bytes, int, int]] = []
+        self._places: list[tuple[bytes, bytes, int, int]] = []
         self._tasks = Tasks()
         self._decoder = msgspec.json.Decoder(Session)
 
     def __iter__(self) -> Iterator[Item]:
+        return self.of(lambda task: True)
+
+    def of(self, chosen: Callable[[str], bool]) -> Iterator[Item]:
+        """The sessions of the tasks with chosen names."""
         descriptor = self._file.fileno()
         self._file.flush()
-        for _, at, length in sorted(self._places):
-            session = self._decoder.decode(zlib.decompress(os.pread(descriptor, length, at)))
-            yield session, self._tasks.of(session).hex()
+        for _, key, at, length in sorted(self._places):
+            task = self._tasks.root(key).hex()
+            if chosen(task):
+                yield self._decoder.decode(zlib.decompress(os.pread(descriptor, length, at))), task
 
     def add(self, session: Session) -> None:
         """Lay a session aside. Raises OSError where the disk is full."""
@@ -43,7 +48,7 @@ class Spool:
         at = self._file.seek(0, 2)
         self._file.write(data)
         key = hashlib.sha256(f"{session.source}/{session.session_id}".encode()).digest()[:8] + recording_key(session)
-        self._places.append((key, at, len(data)))
+        self._places.append((key, task_keys(session)[0], at, len(data)))
         self._tasks.add(session)
 
     def close(self) -> None:

@@ -1,8 +1,10 @@
 """The first pass of mining: what there is to learn from, and in how many tasks each thing was seen."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
+
+import msgspec
 
 from sglang_paste.mine.records import Call, Session
 from sglang_paste.mine.replay import moments
@@ -15,7 +17,7 @@ from sglang_paste.predict.ways import Way, build, explain, form_of
 
 MAX_WAYS = 9
 MAX_CONSTANTS = 48
-MAX_EXPLAINED = 300
+MAX_EXPLAINED = 75
 MIN_WORD_TASKS = 3
 MAX_WORDS = 16_000
 MAX_CONSTANT_CHARS = 2000
@@ -25,45 +27,61 @@ ShapeKey = tuple[str, tuple[str, ...]]
 _NOTHING: Wanted = {}
 
 
-class Survey:
-    """Counts over all sessions. The search for ways, which is slow, ends for an argument that was seen often."""
+class Survey(msgspec.Struct):
+    """Counts over sessions. The search for ways, which is slow, ends for an argument that was seen often.
 
-    def __init__(self, k: int) -> None:
-        self._k = k
-        self._shapes: dict[ShapeKey, set[str]] = defaultdict(set)
-        self._words: dict[str, set[str]] = defaultdict(set)
-        self._constants: dict[ArgumentKey, dict[tuple[str, str], set[str]]] = defaultdict(lambda: defaultdict(set))
-        self._explained: dict[ArgumentKey, list[frozenset[Way]]] = defaultdict(list)
-        self._tasks: dict[ArgumentKey, dict[Way, set[str]]] = defaultdict(lambda: defaultdict(set))
-        self._counts: Counter[str] = Counter()
-        self._calls: Counter[str] = Counter()
-        self.together: dict[str, set[str]] = defaultdict(set)
+    Surveys of several parts of the sessions can be joined.
+    """
+
+    k: int
+    together: dict[str, set[str]] = {}
+    _shapes: dict[ShapeKey, set[str]] = {}
+    _words: dict[str, set[str]] = {}
+    _constants: dict[ArgumentKey, dict[tuple[str, str], set[str]]] = {}
+    _explained: dict[ArgumentKey, list[frozenset[Way]]] = {}
+    _tasks: dict[ArgumentKey, dict[Way, set[str]]] = {}
+    _counts: dict[str, int] = {}
+    _calls: dict[str, int] = {}
 
     def add(self, session: Session, task: str) -> None:
         """Count one session."""
         tools = {call.name for turn in session.turns for call in turn.tool_calls}
         for tool in tools:
-            self.together[tool] |= tools
+            self.together.setdefault(tool, set()).update(tools)
         called = [turn.tool_calls[0].name for turn in session.turns if turn.tool_calls]
-        thorough = 3 * sum(self._calls[tool] < MAX_EXPLAINED for tool in called) >= len(called)
+        thorough = 3 * sum([self._calls.get(tool, 0) < MAX_EXPLAINED for tool in called]) >= len(called)
         for state, calls in moments(session, None if thorough else _NOTHING):
             call = calls[0]
-            self._calls[call.name] += 1
+            self._calls[call.name] = self._calls.get(call.name, 0) + 1
             self._note(self._shapes, (call.name, tuple(sorted(call.arguments))), task)
-            found = features(state)
-            self._counts.update(found)
-            for word in found:
+            for word in features(state):
+                self._counts[word] = self._counts.get(word, 0) + 1
                 self._note(self._words, word, task)
             for name, value in call.arguments.items():
                 self._argument(state if thorough else None, call, name, value, task)
 
+    def join(self, other: "Survey") -> None:
+        """Add what another one counted."""
+        for tool, tools in other.together.items():
+            self.together.setdefault(tool, set()).update(tools)
+        self._join(self._shapes, other._shapes)
+        self._join(self._words, other._words)
+        for word, count in other._counts.items():
+            self._counts[word] = self._counts.get(word, 0) + count
+        for key, rows in other._explained.items():
+            self._explained.setdefault(key, []).extend(rows)
+        for key, constants in other._constants.items():
+            self._join(self._constants.setdefault(key, {}), constants)
+        for key, ways in other._tasks.items():
+            self._join(self._tasks.setdefault(key, {}), ways)
+
     def shapes(self) -> list[ShapeKey]:
         """The tools by the arguments they were called with, in at least two tasks."""
-        return sorted(shape for shape, tasks in self._shapes.items() if len(tasks) >= min(2, self._k))
+        return sorted(shape for shape, tasks in self._shapes.items() if len(tasks) >= min(2, self.k))
 
     def words(self) -> list[str]:
         """The features seen in enough tasks, the most frequent ones where they are too many."""
-        least = max(self._k, MIN_WORD_TASKS)
+        least = max(self.k, MIN_WORD_TASKS)
         enough = sorted((-self._counts[word], word) for word, tasks in self._words.items() if len(tasks) >= least)
         return sorted(word for _, word in enough[:MAX_WORDS])
 
@@ -71,44 +89,54 @@ class Survey:
         """The arguments of these shapes, and what fills the holes in their templates, without weights."""
         found: dict[ArgumentKey, Argument] = {}
         for key in sorted({(tool, name) for tool, names in shapes for name in names}):
-            found[key] = argument = Argument(*key, self._ways(key), self._kept(key), 0)
+            found[key] = argument = Argument(*key, self._ways(key), self._kept(key))
             templates = [text for text, form in argument.constants if form == "t"]
             for name in sorted({hole_name(key[1], hole) for text in templates for hole in template.holes(text)}):
-                found[key[0], name] = Argument(key[0], name, self._ways((key[0], name)), [], 0)
+                found[key[0], name] = Argument(key[0], name, self._ways((key[0], name)), [])
         return found
 
     def _argument(self, state: State | None, call: Call, name: str, value: object, task: str) -> None:
         key, text = (call.name, name), text_of(value)
-        if state is not None and len(self._explained[key]) < MAX_EXPLAINED:
+        if state is not None and len(self._explained.get(key, ())) < MAX_EXPLAINED:
             self._explain(key, state, value, task)
         if len(text) > MAX_CONSTANT_CHARS:
             return
-        self._note(self._constants[key], (text, form_of(value)), task)
+        constants = self._constants.setdefault(key, {})
+        self._note(constants, (text, form_of(value)), task)
         pattern, places = template.split(text) if isinstance(value, str) and " " in text else (text, [])
         if not places:
             return
-        self._note(self._constants[key], (pattern, "t"), task)
+        self._note(constants, (pattern, "t"), task)
         for hole, place in zip(template.holes(pattern), places, strict=True):
             hole_key = (call.name, hole_name(name, hole))
-            if state is not None and len(self._explained[hole_key]) < MAX_EXPLAINED:
+            if state is not None and len(self._explained.get(hole_key, ())) < MAX_EXPLAINED:
                 self._explain(hole_key, state, place, task)
 
     def _explain(self, key: ArgumentKey, state: State, value: object, task: str) -> None:
         ways = frozenset(explain(state, *key, value))
-        self._explained[key].append(ways)
+        self._explained.setdefault(key, []).append(ways)
+        tasks = self._tasks.setdefault(key, {})
         for way in ways:
-            self._note(self._tasks[key], way, task)
+            self._note(tasks, way, task)
 
     def _note(self, counts: dict[T, set[str]], item: T, task: str) -> None:
-        tasks = counts[item]
-        if len(tasks) < max(self._k, MIN_WORD_TASKS):
+        tasks = counts.get(item)
+        if tasks is None:
+            counts[item] = {task}
+        elif len(tasks) < max(self.k, MIN_WORD_TASKS):
             tasks.add(task)
+
+    def _join(self, counts: dict[T, set[str]], others: dict[T, set[str]]) -> None:
+        for item, tasks in others.items():
+            known = counts.setdefault(item, set())
+            if len(known) < max(self.k, MIN_WORD_TASKS):
+                known |= tasks
 
     def _ways(self, key: ArgumentKey) -> list[Way]:
         """The ways that together explain most, each adding to those before it, then those that explain most alone."""
-        rows = self._explained[key]
+        rows = self._explained.get(key, [])
         counts = Counter(way for ways in rows for way in ways)
-        enough = min(2, self._k)
+        enough = min(2, self.k)
         pool = [way for way in counts if len(self._tasks[key][way]) >= enough]
         pool = sorted(pool, key=lambda way: (-counts[way], way))[:60]
         picked: list[Way] = []
@@ -127,8 +155,8 @@ class Survey:
         """The constants and templates seen in enough tasks that are no secret, those of most tasks first."""
         if is_secret_name(key[1]):
             return []
-        counted = self._constants[key]
-        enough = [value for value, tasks in counted.items() if len(tasks) >= self._k and not _is_secret(*value)]
+        counted = self._constants.get(key, {})
+        enough = [value for value, tasks in counted.items() if len(tasks) >= self.k and not _is_secret(*value)]
         return sorted(enough)[:MAX_CONSTANTS]
 
 

@@ -1,213 +1,150 @@
-"""The second pass of mining: weights, from what was chosen in each moment."""
+"""From examples to weights: of the shapes, and of each argument."""
 
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from hashlib import sha256
+from itertools import pairwise
 
 import numpy as np
 
-from sglang_paste.mine.fit import Choices, Example, Floats, Ints, logit, softmax
-from sglang_paste.mine.records import Call, Session
-from sglang_paste.mine.replay import moments
-from sglang_paste.mine.survey import ArgumentKey, ShapeKey, Survey, hole_name
-from sglang_paste.predict import choose, slots, template, words
-from sglang_paste.predict.contexts import features
-from sglang_paste.predict.patterns import Argument, Contexts, Patterns, Shape
-from sglang_paste.predict.state import State, text_of
-from sglang_paste.predict.ways import form_of
+from sglang_paste.mine.examples import Choices, Examples, Plan
+from sglang_paste.mine.fit import EPOCHS, Example, Flat, Floats, Ints, logit, reach, softmax
+from sglang_paste.mine.survey import ArgumentKey
+from sglang_paste.predict import choose, slots, words
+from sglang_paste.predict.contexts import log_softmax
+from sglang_paste.predict.patterns import Argument, Block, Contexts, Patterns, Shape
 
-MAX_CHOICES = 1000
-MAX_EXAMPLES = 2000
-_WHOLE: dict[str, frozenset[str]] = {}
-_Item = tuple[Session, str]
+_FEW = 2
 
 
-class Trainer:
-    """Learns from sessions, each with the name of its task."""
+class Lesson:
+    """The examples of several parts of the sessions, of which some may be left out."""
 
-    def __init__(self, k: int, items: Iterable[_Item]) -> None:
-        self._k = k
-        self._items = items
-        survey = Survey(k)
-        for session, task in items:
-            survey.add(session, task)
-        self._together = survey.together
-        self._shapes = survey.shapes()
-        self._arguments = survey.arguments(self._shapes)
-        self._words = {word: row for row, word in enumerate(survey.words())}
-        self._numbers: dict[ShapeKey, int] = {shape: number for number, shape in enumerate(self._shapes)}
-        self._by_tool: dict[str, list[int]] = defaultdict(list)
-        for (tool, _), number in self._numbers.items():
-            self._by_tool[tool].append(number)
-        column = len(self._shapes)
-        for argument in self._arguments.values():
-            argument.column = column
-            column += len(argument.constants) + 1 if argument.constants else 0
-        self._columns = column
-        self._runs: dict[int, list[float]] = defaultdict(list)
+    def __init__(self, plan: Plan, parts: Sequence[Examples]) -> None:
+        self._plan = plan
+        self._parts = [_Part(part) for part in parts]
 
-    def patterns(self) -> Patterns:
-        """What was learned, not calibrated."""
-        matrix, odds = self._contexts()
-        choices = self._choices(odds)
-        for key, argument in self._arguments.items():
-            argument.reach = choices[key].reach()
-            argument.weights = logit(choices[key], choose.width(argument) + slots.NONE).astype("<f4").tobytes()
-        order = sorted(self._words, key=words.crc)
-        rows = [self._words[word] for word in order]
+    def shapes(self, without: int | None = None) -> Block:
+        """The weights of the shapes; without what is in one part."""
+        examples: list[Example] = []
+        for part in self._chosen(without):
+            for moment, shape in enumerate(part.shapes):
+                if shape >= 0:
+                    allowed = part.sets[part.allowed[moment]]
+                    examples.append((part.rows(moment), allowed, int(np.searchsorted(allowed, shape))))
+        return self._block(examples, len(self._plan.shapes), EPOCHS)[0]
+
+    def argument(self, key: ArgumentKey, without: int | None = None) -> Argument:
+        """An argument with its weights; without what is in one part."""
+        plain = self._plan.arguments[key]
+        parts = list(self._chosen(without))
+        columns = len(plain.constants) + 1
+        block, halves = Block(0), [np.zeros((0, columns), np.float32)] * 2
+        known: Ints = np.zeros(0, np.int64)
+        if plain.constants:
+            examples: list[list[Example]] = [[], []]
+            for part in parts:
+                for moment, right in part.constants.get(key, ()):
+                    examples[part.halves[moment]].append((part.rows(moment), None, right))
+            block, known = self._block(examples[0] + examples[1], columns, EPOCHS)
+            halves = [self._weights(half, known, columns, _FEW) for half in examples[::-1]]
+        odds = _Odds(known, halves, slots.VALUE + slots.WAY * len(plain.ways) + len(plain.constants))
+        choices = _joined([odds.put(part, part.choices[key]) for part in parts if key in part.choices])
+        weights = logit(choices, choose.width(plain) + slots.NONE)
+        return Argument(*key, plain.ways, plain.constants, block, weights.astype("<f4").tobytes(), reach(choices, weights))
+
+    def patterns(self, shapes: Block, arguments: Iterable[Argument]) -> Patterns:
+        """All of it together, not calibrated."""
+        plan = self._plan
         return Patterns(
-            k=self._k,
-            shapes=[Shape(tool, names, *self._run_time(number)) for (tool, names), number in self._numbers.items()],
-            contexts=Contexts([words.crc(word) for word in order], self._columns, matrix[rows].astype("<f2").tobytes()),
-            arguments=list(self._arguments.values()),
-            together={tool: sorted(others) for tool, others in self._together.items()},
+            k=plan.k,
+            shapes=[Shape(tool, names, *self._run_time(number)) for number, (tool, names) in enumerate(plan.shapes)],
+            contexts=Contexts([words.crc(word) for word in plan.words], shapes),
+            arguments=list(arguments),
+            together={tool: sorted(others) for tool, others in sorted(plan.together.items())},
         )
 
-    def _contexts(self) -> tuple[Floats, list[Floats]]:
-        """The context model, and two that each did not see one half of the tasks."""
-        halves: tuple[list[Example], list[Example]] = [], []
-        taken: Counter[int] = Counter()
-        for session, task in self._items:
-            examples = halves[half_of(task)]
-            for state, calls in moments(session, _WHOLE):
-                rows = None
-                for columns, right in self._targets(state, calls[0]):
-                    taken[int(columns[0])] += 1
-                    if columns[0] < len(self._shapes) or taken[int(columns[0])] <= MAX_EXAMPLES:
-                        rows = self._rows(state) if rows is None else rows
-                        examples.append((rows, columns, right))
-            self._time(session)
-        values = np.asarray([words.value(word) for word in self._words], np.float32)
-        whole = softmax(halves[0] + halves[1], values, self._columns)
-        return whole, [softmax(half, values, self._columns, epochs=2) for half in halves[::-1]]
+    def _chosen(self, without: int | None) -> "Iterable[_Part]":
+        return (part for number, part in enumerate(self._parts) if number != without)
 
-    def _rows(self, state: State) -> Ints:
-        return np.asarray([row for row in map(self._words.get, features(state)) if row is not None], np.int64)
+    def _block(self, examples: list[Example], columns: int, epochs: int) -> tuple[Block, Ints]:
+        rows: Ints = np.unique(np.concatenate([rows for rows, _, _ in examples])) if examples else np.zeros(0, np.int64)
+        weights = self._weights(examples, rows, columns, epochs)
+        return Block(columns, rows.astype("<i4").tobytes(), weights.astype("<f2").tobytes()), rows
 
-    def _targets(self, state: State, call: Call) -> list[tuple[Ints, int]]:
-        found = []
-        shape = (call.name, tuple(sorted(call.arguments)))
-        allowed = self._allowed(state)
-        if shape in self._numbers and self._numbers[shape] in allowed:
-            found.append((np.asarray(allowed), allowed.index(self._numbers[shape])))
-        for name, value in call.arguments.items():
-            argument = self._arguments.get((call.name, name))
-            if argument is not None and argument.constants:
-                right = _constant(argument, value)
-                size = len(argument.constants)
-                columns = np.arange(argument.column, argument.column + size + 1)
-                found.append((columns, size if right is None else argument.constants.index(right)))
-        return found
-
-    def _allowed(self, state: State) -> list[int]:
-        tools: set[str] = set(self._by_tool)
-        for tool in state.tools:
-            tools &= self._together[tool]
-        return [number for tool in sorted(tools) for number in self._by_tool[tool]]
-
-    def _choices(self, models: Sequence[Floats]) -> dict[ArgumentKey, Choices]:
-        choices: dict[ArgumentKey, Choices] = defaultdict(Choices)
-        wanted = self.wanted()
-        for session, task in self._items:
-            called = [turn.tool_calls[0] for turn in session.turns if turn.tool_calls]
-            if 3 * sum(self._is_lacking(choices, call) for call in called) < len(called):
-                continue
-            model = models[half_of(task)]
-            for state, calls in moments(session, wanted):
-                call = calls[0]
-                if self._is_lacking(choices, call):
-                    self._choose(choices, state, call, model[self._rows(state)].sum(axis=0))
-        return choices
-
-    def _is_lacking(self, choices: dict[ArgumentKey, Choices], call: Call) -> bool:
-        keys = [(call.name, name) for name in call.arguments]
-        return any(key in self._arguments and len(choices[key]) < MAX_CHOICES for key in keys)
-
-    def _choose(self, choices: dict[ArgumentKey, Choices], state: State, call: Call, scores: Floats) -> None:
-        scene = slots.Scene(state)
-        earlier: list[str] = []
-        for name in sorted(call.arguments):
-            value = call.arguments[name]
-            key = (call.name, name)
-            argument = self._arguments.get(key)
-            if argument is None:
-                continue
-            right = wanted_values(argument, value)
-            self._example(choices[key], argument, state, scene, scores, right, earlier)
-            earlier.append(text_of(value))
-            filled = next((text for text, form in right if form == "t"), None)
-            if filled is not None:
-                _, places = template.split(text_of(value))
-                for hole, place in zip(template.holes(filled), places, strict=True):
-                    hole_key = (call.name, hole_name(name, hole))
-                    inner = self._arguments[hole_key]
-                    self._example(choices[hole_key], inner, state, scene, scores, {(place, "s")}, [])
-
-    def _example(
-        self,
-        choices: Choices,
-        argument: Argument,
-        state: State,
-        scene: slots.Scene,
-        scores: Floats,
-        right: set[choose.Value],
-        earlier: list[str],
-    ) -> None:
-        if len(choices) >= MAX_CHOICES:
-            return
-        context = slots.Context(state, scene, argument.tool, argument.name)
-        found = choose.gather(argument, state, context, choose.odds(argument, scores))
-        none = choose.width(argument)
-        marks = [[*marks, *slots.of_value(text, context)] for (text, _), marks in found.items()]
-        if earlier:
-            for (text, _), more in zip(found, marks, strict=True):
-                more.append(slots.related(text, earlier, state))
-        marks.append([none + slot for slot in slots.of_none(len(found), context)])
-        places = [place for place, value in enumerate(found) if value in right]
-        choices.add(marks, places[0] if places else len(found))
-
-    def wanted(self) -> dict[str, frozenset[str]]:
-        """What the ways need of each source."""
-        return choose.wanted(self._arguments.values())
-
-    def _time(self, session: Session) -> None:
-        shapes: list[int | None] = []
-        for turn in session.turns:
-            if turn.tool_calls:
-                shapes = [self._numbers.get((call.name, tuple(sorted(call.arguments)))) for call in turn.tool_calls]
-            for result, number in zip(turn.tool_results, shapes, strict=False):
-                if result.duration_s is not None and number is not None and len(self._runs[number]) < 10_000:
-                    self._runs[number].append(result.duration_s)
+    def _weights(self, examples: list[Example], known: Ints, columns: int, epochs: int) -> Floats:
+        own = [(np.searchsorted(known, rows), allowed, right) for rows, allowed, right in examples]
+        return softmax(own, self._plan.values[known], columns, epochs)
 
     def _run_time(self, number: int) -> tuple[float | None, float | None]:
-        runs = sorted(self._runs[number])
+        runs = sorted([run for part in self._parts for run in part.runs.get(number, ())])
         if not runs:
             return None, None
         return runs[len(runs) // 2], runs[int(len(runs) * 0.9)]
 
 
-def half_of(task: str) -> int:
-    """0 or 1, by the task."""
-    return sha256(f"half/{task}".encode()).digest()[0] & 1
+class _Part:
+    """The examples of a part as arrays."""
+
+    def __init__(self, examples: Examples) -> None:
+        self._rows = np.frombuffer(examples.rows, np.int32).astype(np.int64)
+        starts = np.frombuffer(examples.starts, np.int32).tolist()
+        self._places = list(pairwise([*starts, len(self._rows)]))
+        self.halves = np.frombuffer(examples.halves, np.int8).tolist()
+        self.shapes = np.frombuffer(examples.shapes, np.int32).tolist()
+        self.allowed = np.frombuffer(examples.allowed, np.int32).tolist()
+        self.sets = [np.asarray(allowed, np.int64) for allowed in examples.sets]
+        self.choices = examples.choices
+        self.constants = examples.constants
+        self.runs = examples.runs
+
+    def rows(self, moment: int) -> Ints:
+        start, end = self._places[moment]
+        return self._rows[start:end]
 
 
-def wanted_values(argument: Argument, value: object) -> set[choose.Value]:
-    """The candidates that come to this value: itself, its only item, its template."""
-    found = {(text_of(value), form_of(value))}
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
-        found.add((value[0], "l"))
-    constant = _constant(argument, value)
-    if constant is not None:
-        found.add(constant)
-    return found
+class _Odds:
+    """Puts the slots of the constants' odds into choices, by weights that were learned from the other half."""
+
+    def __init__(self, known: Ints, halves: Sequence[Floats], after: int) -> None:
+        self._known = known
+        self._halves = halves
+        self._after = after
+
+    def put(self, part: _Part, choices: Choices) -> Flat:
+        flat = np.frombuffer(choices.slots, np.int16).astype(np.int64)
+        starts, firsts, right = (
+            np.frombuffer(data, np.int32).astype(np.int64) for data in (choices.starts, choices.firsts, choices.right)
+        )
+        unknown = np.flatnonzero(flat < 0)
+        if len(unknown):
+            moments = np.frombuffer(choices.moments, np.int32).tolist()
+            buckets = np.stack([self._buckets(part, moment) for moment in moments])
+            example = np.searchsorted(starts[firsts], unknown, side="right") - 1
+            flat[unknown] = self._after + buckets[example, -1 - flat[unknown]]
+        return flat, starts, firsts, right
+
+    def _buckets(self, part: _Part, moment: int) -> Ints:
+        rows = part.rows(moment)
+        places = np.searchsorted(self._known, rows)
+        places = places[self._known[np.minimum(places, len(self._known) - 1)] == rows]
+        scores: Floats = self._halves[part.halves[moment]][places].sum(axis=0)
+        return slots.odds_buckets(log_softmax(scores))
 
 
-def _constant(argument: Argument, value: object) -> tuple[str, str] | None:
-    text = text_of(value)
-    if (text, form_of(value)) in argument.constants:
-        return text, form_of(value)
-    if isinstance(value, str):
-        pattern = (template.split(text)[0], "t")
-        if pattern in argument.constants:
-            return pattern
-    return None
+def _joined(flats: Sequence[Flat]) -> Flat:
+    if not flats:
+        nothing: Ints = np.zeros(0, np.int64)
+        return nothing, nothing, nothing, nothing
+    starts, firsts, right = [], [], []
+    slots_before = candidates_before = 0
+    for flat in flats:
+        starts.append(flat[1] + slots_before)
+        firsts.append(flat[2] + candidates_before)
+        right.append(flat[3] + candidates_before)
+        slots_before += len(flat[0])
+        candidates_before += len(flat[1])
+    return (
+        np.concatenate([flat[0] for flat in flats]),
+        np.concatenate(starts),
+        np.concatenate(firsts),
+        np.concatenate(right),
+    )

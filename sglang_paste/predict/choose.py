@@ -2,26 +2,28 @@
 at the best of them."""
 
 from collections.abc import Iterable, Sequence
-from heapq import nlargest
+
+import numpy as np
+import numpy.typing as npt
 
 from sglang_paste.predict import slots
-from sglang_paste.predict.contexts import Floats, log_softmax
+from sglang_paste.predict.contexts import Floats
 from sglang_paste.predict.patterns import Argument
 from sglang_paste.predict.state import State
-from sglang_paste.predict.ways import built_form, values
+from sglang_paste.predict.ways import PLAIN, Way, built_form, values
 
-MAX_HEAD = 7
+MAX_HEAD = 5
 MAX_TAIL = 1
-MAX_CLOSE = 9
+MAX_CLOSE = 6
+_HEADS = MAX_HEAD + MAX_TAIL
+_SIZES = 16
 Value = tuple[str, str]
 """A candidate's text and its form."""
 
-_RANKS = [tuple(range(size)) for size in range(MAX_HEAD + MAX_TAIL + 1)]
 
-
-def gather(argument: Argument, state: State, context: slots.Context, odds: Sequence[float]) -> dict[Value, list[int]]:
-    """All candidates of an argument, and the slots of where each stands. `odds` are the log-probabilities of its
-    constants here."""
+def gather(argument: Argument, state: State, context: slots.Context) -> dict[Value, list[int]]:
+    """All candidates of an argument, and the slots of where each stands. What the slot of a constant's odds is shows
+    later: -1 stands for those of the first one, -2 of the second."""
     found: dict[Value, list[int]] = {}
     used = context.used
     base = slots.VALUE
@@ -39,93 +41,114 @@ def gather(argument: Argument, state: State, context: slots.Context, odds: Seque
                 marks.append(base + slots.RANK[rank if rank < 14 else 14])
                 marks.append(base + slots.END[min(size - 1 - rank, 3)])
                 if text not in used:
-                    marks.append(base + slots.FRESH[fresh if fresh < 14 else 14])
+                    marks.append(base + slots.FRESH[fresh])
                     fresh += 1
         base += slots.WAY
-    after = base + len(argument.constants)
     for number, value in enumerate(argument.constants):
-        found.setdefault(value, []).extend((base + number, after + slots.odds_bucket(odds[number])))
+        found.setdefault(value, []).extend((base + number, -1 - number))
     return found
 
 
 class Weighed:
     """An argument with its weights at hand."""
 
-    def __init__(self, argument: Argument, weights: Sequence[float]) -> None:
+    def __init__(self, argument: Argument, weights: Floats) -> None:
         self.argument = argument
-        self.weights = weights
-        self.none = width(argument)
-        self._ways = []
-        base = slots.VALUE
-        for way in argument.ways:
-            ranks = [weights[base + slot] for slot in slots.RANK]
-            fresh = [weights[base + slot] for slot in slots.FRESH]
-            ends = [weights[base + slot] for slot in slots.END]
-            self._ways.append((way, built_form(way.form), base, ranks, fresh, ends))
-            base += slots.WAY
-        self._base = base
+        self.related = weights[slots.RELATED : slots.RELATED + 3].tolist()
+        self._value = slots.Folded(weights)
+        after = slots.VALUE + slots.WAY * len(argument.ways)
+        forms: dict[str, list[_WeighedWay]] = {}
+        for way, base in zip(argument.ways, range(slots.VALUE, after, slots.WAY), strict=True):
+            form = built_form(way.form)
+            forms.setdefault(form, []).append(_WeighedWay(way, weights[base : base + slots.WAY].tolist()))
+        self._forms = list(forms.items())
+        size = len(argument.constants)
+        self._constants = weights[after : after + size].astype(np.float64)
+        self._odds = weights[after + size : after + size + slots.ODDS].astype(np.float64)
+        self._numbers = {value: number for number, value in enumerate(argument.constants)}
+        self._none: list[float] = weights[width(argument) :].tolist()
 
-    def prescore(self, state: State, context: slots.Context, odds: Sequence[float]) -> dict[Value, float]:
-        """What the slots of `gather` come to: the first stage."""
+    def prescore(self, state: State, context: slots.Context, odds: Floats) -> tuple[dict[Value, float], int]:
+        """What the slots of `gather` come to, the first stage, for all values but the constants that are not among the
+        best; and how many values there are with these."""
         found: dict[Value, float] = {}
-        used, weights, scene = context.used, self.weights, context.scene
-        tool = 40 + scene.last_tool
-        for way, form, base, ranks, fresh_scores, ends in self._ways:
-            listed = values(way, state)
-            if not listed:
-                continue
-            size = len(listed)
-            age = _age(way.source, state)
-            common = weights[base] + weights[base + 23 + (age if age < 5 else 5)] + weights[base + tool]
-            common += weights[base + 29 + slots.bucket(size - 1)]
-            fresh = 0
-            left = size - 1
-            for rank in _ranks(size):
-                text = listed[rank]
-                score = common + ranks[rank if rank < 14 else 14] + ends[left - rank if left - rank < 3 else 3]
-                if text not in used:
-                    score += fresh_scores[fresh]
-                    fresh += 1
-                value = (text, form)
-                if value in found:
-                    found[value] += score
-                else:
-                    found[value] = score
-        base = self._base
-        after = base + len(self.argument.constants)
-        for number, value in enumerate(self.argument.constants):
-            score = weights[base + number] + weights[after + slots.odds_bucket(odds[number])]
-            found[value] = found.get(value, 0.0) + score
-        return found
+        used, tool = context.used, context.scene.last_tool
+        for form, ways in self._forms:
+            scores: dict[str, float] = {}
+            for way in ways:
+                way.add(state, used, tool, scores)
+            found.update([((text, form), score) for text, score in scores.items()])
+        if not self._numbers:
+            return found, len(found)
+        constant = self._constants + self._odds[slots.odds_buckets(odds[:-1])]
+        both = found.keys() & self._numbers.keys()
+        for value in both:
+            found[value] += float(constant[self._numbers[value]])
+        size = len(found) + len(self._numbers) - len(both)
+        for number in _highest(constant, MAX_CLOSE + len(both)):
+            value = self.argument.constants[number]
+            if value not in both:
+                found[value] = float(constant[number])
+        return found, size
 
-    def score(self, value: Value, first: float, context: slots.Context) -> float:
-        """The second stage: what the value itself adds."""
-        weights = self.weights
-        return first + sum([weights[slot] for slot in slots.of_value(value[0], context)])
+    def closer(self, found: dict[Value, float], context: slots.Context) -> list[tuple[float, Value]]:
+        """The second stage, for the best of the first: what the value itself adds."""
+        best = sorted(found, key=found.__getitem__, reverse=True)[:MAX_CLOSE]
+        score = self._value.score
+        return [(found[value] + score(value[0], context), value) for value in best]
 
     def none_score(self, size: int, context: slots.Context) -> float:
         """The score of `none of these`, of which there are `size`."""
-        return sum([self.weights[self.none + slot] for slot in slots.of_none(size, context)])
+        return sum([self._none[slot] for slot in slots.of_none(size, context)])
 
 
-def best(scores: dict[Value, float]) -> list[Value]:
-    """Those that get the closer look."""
-    if len(scores) <= MAX_CLOSE:
-        return list(scores)
-    return nlargest(MAX_CLOSE, scores, key=scores.__getitem__)
+class _WeighedWay:
+    """One way with its weights: what each rank adds where none of the values was used before is summed beforehand."""
+
+    __slots__ = ("_ages", "_at", "_fresh", "_kind", "_plain", "_source", "_sums", "_tools", "_way")
+
+    def __init__(self, way: Way, weights: Sequence[float]) -> None:
+        self._way = way
+        self._source, self._kind, self._plain = way.source, way.kind, way.form in PLAIN
+        ranks = [weights[slot] for slot in slots.RANK]
+        ends = [weights[slot] for slot in slots.END]
+        self._fresh = [weights[slot] for slot in slots.FRESH]
+        self._ages = [weights[0] + weight for weight in weights[23:29]]
+        self._tools = weights[40:]
+        self._at = [
+            [
+                ranks[min(rank, 14)] + ends[min(size - 1 - rank, 3)] + weights[29 + slots.bucket(size - 1)]
+                for rank in _ranks(size)
+            ]
+            for size in range(_SIZES)
+        ]
+        self._sums = [list(map(sum, zip(at, self._fresh, strict=False))) for at in self._at]
+
+    def add(self, state: State, used: dict[str, tuple[int, int]], tool: int, found: dict[str, float]) -> None:
+        """Add the scores of the way's values to what was found."""
+        listed = state.values(self._source, self._kind) if self._plain else values(self._way, state)
+        size = len(listed)
+        if not size:
+            return
+        age = state.turn - state.since.get(self._source, state.turn)
+        common = self._ages[age if age < 5 else 5] + self._tools[tool]
+        texts = listed if size <= _HEADS else [*listed[:MAX_HEAD], listed[-1]]
+        place = size if size < _SIZES else -1
+        if used and not used.keys().isdisjoint(texts):
+            sums, fresh = self._at[place].copy(), 0
+            for rank, text in enumerate(texts):
+                if text not in used:
+                    sums[rank] += self._fresh[fresh]
+                    fresh += 1
+        else:
+            sums = self._sums[place]
+        for text, score in zip(texts, sums, strict=True):
+            found[text] = found.get(text, 0.0) + score + common
 
 
 def width(argument: Argument) -> int:
     """The size of an argument's weight table without the `none` block, which follows."""
     return slots.VALUE + slots.WAY * len(argument.ways) + len(argument.constants) + slots.ODDS
-
-
-def odds(argument: Argument, scores: Floats) -> Sequence[float]:
-    """The log-probabilities of an argument's constants, from the scores of the context."""
-    if not argument.constants:
-        return ()
-    found: list[float] = log_softmax(scores[argument.column : argument.column + len(argument.constants) + 1]).tolist()
-    return found
 
 
 def wanted(arguments: Iterable[Argument]) -> dict[str, frozenset[str]]:
@@ -137,11 +160,16 @@ def wanted(arguments: Iterable[Argument]) -> dict[str, frozenset[str]]:
     return {source: frozenset(found) for source, found in kinds.items()}
 
 
+def _highest(scores: npt.NDArray[np.float64], count: int) -> Sequence[int]:
+    if len(scores) <= count:
+        return range(len(scores))
+    found: list[int] = np.argsort(-scores, kind="stable")[:count].tolist()
+    return found
+
+
 def _age(source: str, state: State) -> int:
     return state.turn - state.since.get(source, state.turn)
 
 
 def _ranks(size: int) -> Sequence[int]:
-    if size < len(_RANKS):
-        return _RANKS[size]
-    return (*_RANKS[MAX_HEAD], *range(size - MAX_TAIL, size))
+    return range(size) if size <= _HEADS else (*range(MAX_HEAD), size - 1)

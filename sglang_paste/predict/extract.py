@@ -1,31 +1,42 @@
 """What a text names: paths, identifiers, quoted phrases, numbers; and what a JSON document holds, by path."""
 
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterator
 from itertools import islice
 from typing import Any
 
 import msgspec
 
+from sglang_paste.predict.memo import Memo
+
 MAX_CHARS = 4200
-MAX_TOKENS = 450
+MAX_PIECES = 300
 MAX_VALUE_CHARS = 400
 MAX_PER_KIND = 48
 MAX_LEAVES = 256
 MAX_DEPTH = 8
 MAX_ROWS = 16
 MAX_PROSE_CHARS = 3000
+MAX_PARSED_CHARS = 65_536
+MAX_KNOWN = 16_384
 
-Found = tuple[str, str]
-"""The kind of a value, and its text."""
+Found = dict[str, list[str]]
+"""The values of each kind in the order they stand, each once."""
+Values = dict[str, dict[str, None]]
 
-_TOKEN = re.compile(r"https?://[^\s\"'<>)\]}`]+|[#@~]?(?:\.{0,2}/)?\w+(?:(?:[./$@+-]{1,2}|::)\w+)*/?")
+_URL = re.compile(r"https?://[^\s\"'<>)\]}`]+")
+_TOKEN = re.compile(r"[#@~]?(?:\.{0,2}/)?\w+(?:(?:[./$@+-]{1,2}|::)\w+)*/?")
+_IN_TOKENS = frozenset(b"#@~./$+-:_(")
+_CUT = bytes(
+    code if code > 127 or chr(code).isalnum() or code in _IN_TOKENS else 32 for code in range(256)
+)  # to a space whatever stands in no token
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _SPAN = re.compile(r"`([^`\n]{1,300})`|\"([^\"\n]{2,300})\"|'([^'\n]{2,200})'(?!\w)|\*\*([^*\n]{2,200})\*\*")
 _WORD = r"(?:[A-Z]\.(?= [A-Z])|[A-Z0-9][\w'’&.-]*[\w'’]|[A-Z0-9])"
 _LINK = r"(?:of|the|and|in|de|la|for|on|at|to|von|van|du|&|a)"
 _CAPITAL = re.compile(rf"{_WORD}(?:(?:,?(?: {_LINK}){{1,2}} |[ -]|, ){_WORD})*(?: \([^)\n]{{2,40}}\))?")
-_LINE = re.compile(r"^([^\s:]+):(\d+):", re.MULTILINE)
+_LINE = re.compile(r"^([^\s:]+):\d+:", re.MULTILINE)
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _DAY = re.compile(
     r"(?i)\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]* (\d{1,2})(?:st|nd|rd|th)?\b(?:,? (\d{4}))?"
@@ -38,26 +49,133 @@ _START = frozenset(
     )
 )
 
-
 TOKENS = frozenset(("url", "date", "path", "base", "dir", "number", "dotted", "tail", "head", "id", "symbol", "called"))
 SPANS = frozenset(("code", "quote", "bold"))
 PHRASES = frozenset(("phrase", "part", "first", "rest"))
 
 
-def tokens(text: str) -> Iterator[Found]:
-    """Paths, URLs, dates and identifiers in the order they stand; plain words are left out."""
-    for match in islice(_TOKEN.finditer(text), MAX_TOKENS):
+def tokens(text: str) -> Found:
+    """Paths, URLs, dates and identifiers; plain words are left out."""
+    values: Values = defaultdict(dict)
+    _tokens(text, values)
+    return _listed(values)
+
+
+def prose(text: str, year: str, wanted: Collection[str] | None = None) -> Found:
+    """What a message of a person or a model names, as far as the kinds are `wanted` (all, where None); `year` stands
+    in where a date written in words has none."""
+    text = cut(text)
+    values: Values = defaultdict(dict)
+    if _any(wanted, SPANS):
+        _spans(text, values)
+    if _any(wanted, TOKENS):
+        _tokens(text, values)
+    if _any(wanted, PHRASES):
+        _phrases(text, values)
+    if wanted is None or "date" in wanted:
+        _days(text, year, values)
+    return _listed(values)
+
+
+def result(text: str, wanted: Collection[str] | None = None) -> Found:
+    """What the text of a tool's result names, as far as the kinds are `wanted` (all, where None)."""
+    text = cut(text)
+    values: Values = defaultdict(dict)
+    if wanted is None or "hit" in wanted:
+        values["hit"] = dict.fromkeys(_LINE.findall(text))
+    if _any(wanted, SPANS):
+        _spans(text, values)
+    if _any(wanted, TOKENS):
+        _tokens(text, values)
+    if len(text) < MAX_PROSE_CHARS:
+        if _any(wanted, PHRASES):
+            _phrases(text, values)
+        if wanted is None or "line" in wanted:
+            lines = map(str.strip, text.split("\n", MAX_PER_KIND)[:MAX_PER_KIND])
+            values["line"] = dict.fromkeys([line for line in lines if 0 < len(line) < 120])
+    return _listed(values)
+
+
+def cut(text: str) -> str:
+    """The start and the end of a text that is too long to be read whole."""
+    return text if len(text) <= MAX_CHARS else text[: MAX_CHARS * 3 // 4] + "\n" + text[-MAX_CHARS // 4 :]
+
+
+def parsed(text: str) -> Any:
+    """The JSON object or array a text is, or None."""
+    if text[:1] in ("{", "[") and len(text) <= MAX_PARSED_CHARS:
+        try:
+            return msgspec.json.decode(text)
+        except (msgspec.DecodeError, RecursionError, UnicodeError):
+            return None
+    return None
+
+
+def leaves(document: Any) -> Iterator[tuple[str, str, str]]:
+    """The scalars of a document: their path, their text, and the object they are in.
+
+    List positions are `[]` in a path, and keys that hold digits are `{}`, which are values too. Breadth first, bounded.
+    """
+    pending: list[tuple[str, Any, str]] = [("", document, "")]
+    for path, value, holder in pending:
+        if isinstance(value, dict):
+            if path.count(".") < MAX_DEPTH and len(pending) < 4 * MAX_LEAVES:
+                mine = str(len(pending))
+                for key, item in islice(value.items(), MAX_LEAVES):
+                    if _is_numbered[key]:
+                        yield f"{path}.{{}}", key, holder
+                        pending.append((f"{path}.{{}}", item, mine))
+                    else:
+                        pending.append((f"{path}.{key[:64]}", item, mine))
+        elif isinstance(value, list):
+            if len(pending) < 4 * MAX_LEAVES:
+                pending.extend([(f"{path}[]", item, holder) for item in value[:MAX_PER_KIND]])
+        else:
+            text = value if isinstance(value, str) else scalar(value)
+            if len(text) <= MAX_VALUE_CHARS:
+                yield path, text, holder
+
+
+def tables(document: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The lists of objects in a document, by their path; bounded."""
+    pending: list[tuple[str, Any]] = [("", document)]
+    for path, value in pending:
+        if isinstance(value, dict) and len(pending) < MAX_LEAVES:
+            some = islice(value.items(), MAX_LEAVES)
+            pending.extend([(f"{path}.{key[:64]}", item) for key, item in some if isinstance(item, (dict, list))])
+        elif isinstance(value, list) and 0 < len(value) <= MAX_ROWS and all(isinstance(row, dict) for row in value):
+            yield path, value
+
+
+def scalar(value: Any) -> str:
+    """The text of a JSON scalar; strings as they are."""
+    if isinstance(value, str):
+        return value
+    return msgspec.json.encode(value).decode()
+
+
+def _tokens(text: str, values: Values) -> None:
+    if "://" in text:
+        for url in _URL.findall(text):
+            values["url"][url.rstrip(".,")] = None
+        text = _URL.sub(" ", text)
+    pieces = dict.fromkeys(text.encode("utf-8", "replace").translate(_CUT).split())
+    # Most are plain words, and those that are not come again and again in a session.
+    telling = [piece for piece in pieces if not (piece.isalpha() and piece.islower()) and len(piece) <= MAX_VALUE_CHARS]
+    for piece in telling[:MAX_PIECES]:
+        for kind, value in _named[piece]:
+            values[kind][value] = None
+
+
+def _classified(text: str) -> Iterator[tuple[str, str]]:
+    for match in _TOKEN.finditer(text):
         value = match.group()
         if value.isalpha():
-            end = match.end()
-            if text[end : end + 1] == "(":
+            if text[match.end() : match.end() + 1] == "(":
                 yield "called", value
             if not value[1:].islower() and len(value) > 1:
                 yield "symbol", value
         elif "/" in value:
-            if value[:4] == "http" and "://" in value[:9]:
-                yield "url", value.rstrip(".,")
-                continue
             yield "path", value
             head, _, tail = value.rstrip("/").rpartition("/")
             yield "base", tail
@@ -73,148 +191,68 @@ def tokens(text: str) -> Iterator[Found]:
             yield "date", value
         else:
             yield ("id" if any(map(str.isdigit, value)) else "symbol"), value
-            end = match.end()
-            if text[end : end + 1] == "(":
+            if text[match.end() : match.end() + 1] == "(":
                 yield "called", value
 
 
-def spans(text: str) -> Iterator[Found]:
+_named: Memo[bytes, tuple[tuple[str, str], ...]] = Memo(
+    lambda piece: tuple(_classified(piece.decode("utf-8", "replace"))), MAX_KNOWN
+)
+
+
+def _spans(text: str, values: Values) -> None:
     """What stands between back-ticks, quotes or bold marks."""
-    for match in _SPAN.finditer(text):
-        index = match.lastindex or 1
-        yield ("code", "quote", "quote", "bold")[index - 1], match.group(index)
+    for code, double, single, bold in _SPAN.findall(text):
+        if code:
+            values["code"][code] = None
+        elif bold:
+            values["bold"][bold] = None
+        else:
+            values["quote"][double or single] = None
 
 
-def phrases(text: str) -> Iterator[Found]:
+def _phrases(text: str, values: Values) -> None:
     """Capitalised phrases of prose, and what is left of them without a question word, a bracket or a comma."""
-    for match in _CAPITAL.finditer(text):
-        value = match.group().removesuffix("'s").removesuffix("’s")
+    for found in dict.fromkeys(_CAPITAL.findall(text)):
+        value = found.removesuffix("'s").removesuffix("’s")
         first, _, rest = value.partition(" ")
         if first in _START:
             if rest and first not in ("The", "A"):
                 value = rest
             elif not rest:
                 continue
-        if len(value) < 2:
-            continue
-        yield "phrase", value
-        yield from _parts(value)
+        if len(value) > 1:
+            values["phrase"][value] = None
+            _parts(value, values)
 
 
-def _parts(value: str) -> Iterator[Found]:
+def _parts(value: str, values: Values) -> None:
     if value.startswith("The "):
-        yield "phrase", value[4:]
+        values["phrase"][value[4:]] = None
     for cut_at in (" (", ", ", " and "):
         if cut_at in value:
             head, _, tail = value.partition(cut_at)
-            yield "part", head
+            values["part"][head] = None
             if cut_at != " (":
-                yield "part", tail
+                values["part"][tail] = None
     first, _, rest = value.partition(" ")
     if rest:
-        yield "first", first
-        yield "rest", rest
+        values["first"][first] = None
+        values["rest"][rest] = None
 
 
-def days(text: str, year: str) -> Iterator[Found]:
-    """Dates written in words, as ISO dates; `year` stands in where none is said."""
-    for match in _DAY.finditer(text):
-        month = _MONTHS.index(match.group(1).lower()) + 1
-        day = int(match.group(2))
-        if 0 < day < 32:
-            yield "date", f"{match.group(3) or year}-{month:02}-{day:02}"
+def _days(text: str, year: str, values: Values) -> None:
+    for name, number, said in _DAY.findall(text):
+        if 0 < int(number) < 32:
+            values["date"][f"{said or year}-{_MONTHS.index(name.lower()) + 1:02}-{int(number):02}"] = None
 
 
-def prose(text: str, year: str, wanted: Collection[str] | None = None) -> Iterator[Found]:
-    """What a message of a person or a model names, as far as the kinds are `wanted` (all, where None)."""
-    text = cut(text)
-    if _any(wanted, SPANS):
-        yield from spans(text)
-    if _any(wanted, TOKENS):
-        yield from tokens(text)
-    if _any(wanted, PHRASES):
-        yield from phrases(text)
-    if wanted is None or "date" in wanted:
-        yield from days(text, year)
-
-
-def result(text: str, wanted: Collection[str] | None = None) -> Iterator[Found]:
-    """What the text of a tool's result names, as far as the kinds are `wanted` (all, where None)."""
-    text = cut(text)
-    if wanted is None or "hit" in wanted:
-        for match in _LINE.finditer(text):
-            yield "hit", match.group(1)
-    if _any(wanted, SPANS):
-        yield from spans(text)
-    if _any(wanted, TOKENS):
-        yield from tokens(text)
-    if len(text) < MAX_PROSE_CHARS:
-        if _any(wanted, PHRASES):
-            yield from phrases(text)
-        if wanted is None or "line" in wanted:
-            for line in text.splitlines()[:MAX_PER_KIND]:
-                line = line.strip()
-                if 0 < len(line) < 120:
-                    yield "line", line
+def _listed(values: Values) -> Found:
+    return {kind: list(islice(some, MAX_PER_KIND)) for kind, some in values.items()}
 
 
 def _any(wanted: Collection[str] | None, kinds: frozenset[str]) -> bool:
     return wanted is None or not kinds.isdisjoint(wanted)
 
 
-def cut(text: str) -> str:
-    """The start and the end of a text that is too long to be read whole."""
-    return text if len(text) <= MAX_CHARS else text[: MAX_CHARS * 3 // 4] + "\n" + text[-MAX_CHARS // 4 :]
-
-
-def parsed(text: str) -> Any:
-    """The JSON object or array a text is, or None."""
-    if text[:1] in "{[" and len(text) <= 65_536:
-        try:
-            return msgspec.json.decode(text)
-        except (msgspec.DecodeError, RecursionError, UnicodeError):
-            return None
-    return None
-
-
-def leaves(document: Any) -> Iterator[tuple[str, str, str]]:
-    """The scalars of a document: their path, their text, and the object they are in.
-
-    List positions are `[]` in a path, and keys that hold digits are `{}`, which are values too. Lists of scalars are
-    values as a whole, under their path and `=`. Breadth first, bounded.
-    """
-    pending: list[tuple[str, Any, str]] = [("", document, "")]
-    for path, value, holder in pending:
-        if isinstance(value, dict):
-            if path.count(".") < MAX_DEPTH and len(pending) < 4 * MAX_LEAVES:
-                mine = str(len(pending))
-                for key, item in value.items():
-                    if any(char.isdigit() for char in key):
-                        yield f"{path}.{{}}", key, holder
-                        pending.append((f"{path}.{{}}", item, mine))
-                    else:
-                        pending.append((f"{path}.{key[:64]}", item, mine))
-        elif isinstance(value, list):
-            if len(pending) < 4 * MAX_LEAVES:
-                pending.extend((f"{path}[]", item, holder) for item in value[:MAX_PER_KIND])
-        else:
-            text = scalar(value)
-            if len(text) <= MAX_VALUE_CHARS:
-                yield path, text, holder
-
-
-def tables(document: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The lists of objects in a document, by their path; bounded."""
-    pending: list[tuple[str, Any]] = [("", document)]
-    for path, value in pending:
-        if isinstance(value, dict) and len(pending) < MAX_LEAVES:
-            pending.extend((f"{path}.{key[:64]}", item) for key, item in value.items())
-        elif isinstance(value, list) and 0 < len(value) <= MAX_ROWS and all(isinstance(row, dict) for row in value):
-            yield path, value
-
-
-def scalar(value: Any) -> str:
-    """The text of a JSON scalar; strings as they are."""
-    if isinstance(value, str):
-        return value
-    return msgspec.json.encode(value).decode()
+_is_numbered: Memo[str, bool] = Memo(lambda key: any(map(str.isdigit, key)), 4096)

@@ -5,7 +5,6 @@
 >>> session.candidates(3)   # doctest: +SKIP
 """
 
-import json
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,20 @@ import numpy as np
 from sglang_paste.calls import DEFAULT_TENANT
 from sglang_paste.predict import choose, patternfile
 from sglang_paste.predict.base import RunTime
-from sglang_paste.predict.contexts import ContextModel, Floats, Reading, log_softmax
+from sglang_paste.predict.contexts import ContextModel, Floats, Ints, Reading
 from sglang_paste.predict.levels import Line
 from sglang_paste.predict.moment import Moment, first
 from sglang_paste.predict.moment import mark as mark_of
 from sglang_paste.predict.patterns import Patterns, Shape
-from sglang_paste.predict.recall import Memory, Recaller, Sight
-from sglang_paste.predict.slots import Looks
+from sglang_paste.predict.recall import Memory, Recaller, Sight, parsed
 from sglang_paste.predict.state import State, text_of
 
 _SHAPES = 5
 _REMEMBERED = 256
-_LEAST = 0.02
-_MOST = 0.9
-_HOPELESS = 0.004
+_HOPELESS = 0.02
+_MAX_ARGUMENTS_CHARS = 65_536
+_MAX_POOLS = 8
+_NONE: Ints = np.zeros(0, np.int64)
 _DEFAULT_RUN = RunTime(p50=0.5, p90=2.0)
 Tool = str | Mapping[str, Any]
 _Found = dict[str, tuple[float, str, dict[str, Any]]]
@@ -51,14 +50,21 @@ class Mined:
 
     def __init__(self, patterns: Patterns) -> None:
         self.patterns = patterns
-        self.contexts = ContextModel(patterns.contexts)
+        self.contexts = ContextModel(patterns.contexts, patterns.arguments)
         self.arguments = {
-            (argument.tool, argument.name): choose.Weighed(argument, np.frombuffer(argument.weights, "<f4").tolist())
+            (argument.tool, argument.name): choose.Weighed(argument, np.frombuffer(argument.weights, "<f4"))
             for argument in patterns.arguments
         }
-        self.shapes: dict[str, list[int]] = {}
+        shapes: dict[str, list[int]] = {}
         for number, item in enumerate(patterns.shapes):
-            self.shapes.setdefault(item.tool, []).append(number)
+            shapes.setdefault(item.tool, []).append(number)
+        self.shapes = {tool: np.array(numbers, np.int64) for tool, numbers in shapes.items()}
+        self._run_times: dict[tuple[str, tuple[str, ...] | None], RunTime] = {}
+        for item in patterns.shapes:
+            if item.p50:
+                run_time = RunTime(p50=item.p50, p90=item.p90 or 0.0)
+                self._run_times[item.tool, item.names] = run_time
+                self._run_times.setdefault((item.tool, None), run_time)
         self.together = {tool: frozenset(others) for tool, others in patterns.together.items()}
         self.wanted = choose.wanted(patterns.arguments)
         self._lines = {tool: Line(levels) for tool, levels in patterns.levels.items()}
@@ -84,11 +90,8 @@ class Mined:
 
     def run_time(self, tool: str, arguments: Collection[str]) -> RunTime:
         """How long a call with these arguments takes, or a guess where none was timed."""
-        names = tuple(sorted(arguments))
-        timed = [shape for shape in map(self.patterns.shapes.__getitem__, self.shapes.get(tool, ())) if shape.p50]
-        for shape in sorted(timed, key=lambda shape: shape.names != names):
-            return RunTime(p50=shape.p50 or 0.0, p90=shape.p90 or 0.0)
-        return _DEFAULT_RUN
+        known = self._run_times.get((tool, tuple(sorted(arguments)))) or self._run_times.get((tool, None))
+        return known or _DEFAULT_RUN
 
 
 class MinedSession:
@@ -103,7 +106,7 @@ class MinedSession:
         self._made: list[tuple[list[Sight], str, dict[str, Any]]] = []
         self._ids: dict[str, str] = {}
         self._waiting: list[str] = []
-        self._looks = Looks()
+        self._of_tools: tuple[frozenset[str], Ints] | None = None
         self._narrowed: tuple[tuple[frozenset[str] | None, int], frozenset[str]] | None = None
         self._before: State | None = None
         self.state = State(mined.wanted)
@@ -159,18 +162,14 @@ class MinedSession:
         says how many calls that may follow to name with each, as far as they do not depend on its result.
         """
         given = partial or {}
-        scores = self._reading.scores(self.state)
-        moment = Moment(self._mined.arguments, self.state, scores, self._looks)
+        evidence = self._reading.read(self.state)
+        moment = Moment(self._mined.arguments, self.state, evidence)
         found: _Found = {}
-        covered = 0.0
-        for probability, shape in self._shapes(tool, given, scores)[:_SHAPES]:
-            if found and (probability < _LEAST or covered > _MOST or _enough(found, k, probability)):
+        for hope, probability, shape, names in self._promising(moment, tool, given, evidence.shapes):
+            least = _least(found, k)
+            if hope <= (least if tool else max(least, _HOPELESS)) or len(moment) > _MAX_POOLS:
                 break
-            covered += probability
-            names = [name for name in shape.names if not self._is_inert(shape.tool, name)]
-            if tool is None and probability * moment.reach(shape, names) < _HOPELESS:
-                continue
-            for p, mark, arguments in moment.calls(shape, names, given):
+            for p, mark, arguments in moment.calls(shape, names, given, least / probability):
                 p = self._mined.real(shape.tool, p * probability)
                 found[mark] = (p + found[mark][0] if mark in found else p, shape.tool, arguments)
         self._recall(found, tool, given)
@@ -189,7 +188,7 @@ class MinedSession:
     def tools(self) -> dict[str, float]:
         """The probability of each tool, of those the patterns know."""
         found: dict[str, float] = {}
-        for p, shape in self._shapes(None, {}, self._reading.scores(self.state)):
+        for p, shape in self._shapes(None, {}, self._reading.read(self.state).shapes):
             found[shape.tool] = found.get(shape.tool, 0.0) + p
         return found
 
@@ -216,18 +215,42 @@ class MinedSession:
             self._waiting.remove(name)
         return str(name)
 
-    def _shapes(self, tool: str | None, given: Mapping[str, Any], scores: Floats) -> list[tuple[float, Shape]]:
-        mined = self._mined
-        shapes = mined.patterns.shapes
-        names = [tool] if tool is not None else sorted(self._possible())
-        allowed = [number for name in names for number in mined.shapes.get(name, ())]
+    def _shapes(
+        self, tool: str | None, given: Mapping[str, Any], scores: Floats, most: int | None = None
+    ) -> list[tuple[float, Shape]]:
+        """The likeliest shapes and their probabilities."""
+        shapes = self._mined.patterns.shapes
+        allowed = self._allowed() if tool is None else self._mined.shapes.get(tool, _NONE)
         if given:
-            allowed = [number for number in allowed if all(name in shapes[number].names for name in given)]
-        if not allowed:
+            fitting = [number for number in allowed.tolist() if given.keys() <= set(shapes[number].names)]
+            allowed = np.array(fitting, np.int64)
+        if not len(allowed):
             return []
-        probabilities = np.exp(log_softmax(scores[allowed])).tolist()
-        likely = sorted(zip(probabilities, allowed, strict=True), key=first, reverse=True)
-        return [(p, shapes[number]) for p, number in likely]
+        odds = scores[allowed]
+        odds = np.exp(odds - odds.max())
+        probabilities = odds / odds.sum()
+        likely = np.argsort(-probabilities, kind="stable")[:most]
+        best = zip(probabilities[likely].tolist(), allowed[likely].tolist(), strict=True)
+        return [(p, shapes[number]) for p, number in best]
+
+    def _allowed(self) -> Ints:
+        """The shapes of the tools that may be called."""
+        tools = self._possible()
+        if self._of_tools is None or self._of_tools[0] is not tools:
+            numbers = [self._mined.shapes[name] for name in sorted(tools) if name in self._mined.shapes]
+            self._of_tools = (tools, np.concatenate(numbers) if numbers else _NONE)
+        return self._of_tools[1]
+
+    def _promising(
+        self, moment: Moment, tool: str | None, given: Mapping[str, Any], scores: Floats
+    ) -> list[tuple[float, float, Shape, list[str]]]:
+        """The likeliest shapes, those first of which most can be hoped: that it is this shape and that its arguments
+        can be found."""
+        found = []
+        for probability, shape in self._shapes(tool, given, scores, _SHAPES):
+            names = [name for name in shape.names if not self._is_inert(shape.tool, name)]
+            found.append((probability * moment.reach(shape.tool, names, given), probability, shape, names))
+        return sorted(found, key=first, reverse=True)
 
     def _possible(self) -> frozenset[str]:
         """The tools that may be called: of those offered, those that went together with the ones called before."""
@@ -247,7 +270,7 @@ class MinedSession:
         recalled: list[tuple[float, str, dict[str, Any]]] = []
         rest = 1.0 - sum(odds.values())
         for text, p in odds.items():
-            name, arguments = json.loads(text)
+            name, arguments = parsed[text]
             if tool not in (None, name) or not (self._tools is None or name in self._tools):
                 continue
             if all(key in arguments and arguments[key] == value for key, value in given.items()):
@@ -284,9 +307,9 @@ def load(path: Path | str) -> Mined:
     return Mined(patternfile.load(Path(path), Patterns))
 
 
-def _enough(found: _Found, k: int, probability: float) -> bool:
-    """Whether no call of a shape this probable could be among the best `k`."""
-    return len(found) >= k and sorted((p for p, _, _ in found.values()), reverse=True)[k - 1] >= probability
+def _least(found: _Found, k: int) -> float:
+    """What a call must be more probable than to be among the best `k`."""
+    return 0.0 if len(found) < k else sorted([p for p, _, _ in found.values()], reverse=True)[k - 1]
 
 
 def _names(tools: Iterable[Tool]) -> frozenset[str]:
@@ -297,8 +320,8 @@ def _names(tools: Iterable[Tool]) -> frozenset[str]:
 def _arguments(given: Any) -> dict[str, Any]:
     if isinstance(given, str):
         try:
-            given = json.loads(given or "{}")
-        except ValueError:
+            given = msgspec.json.decode(given) if len(given) <= _MAX_ARGUMENTS_CHARS else {}
+        except (msgspec.DecodeError, RecursionError, UnicodeError):
             return {}
     return given if isinstance(given, dict) else {}
 

@@ -4,13 +4,16 @@ from collections.abc import Mapping, Sequence
 from math import exp
 from typing import Any
 
+import msgspec
+
 from sglang_paste.predict import choose, slots, template
-from sglang_paste.predict.contexts import Floats
+from sglang_paste.predict.contexts import Evidence, Floats
 from sglang_paste.predict.patterns import Shape
 from sglang_paste.predict.state import State, text_of
 from sglang_paste.predict.ways import build
 
 BEAM = 5
+_NARROW = 3
 _FILLINGS = 3
 Arguments = Mapping[tuple[str, str], choose.Weighed]
 Likely = tuple[float, str, Any]
@@ -19,54 +22,65 @@ Likely = tuple[float, str, Any]
 class Moment:
     """What may be called now. Values of an argument are looked for once, whichever calls they are for."""
 
-    def __init__(self, arguments: Arguments, state: State, scores: Floats, looks: slots.Looks | None = None) -> None:
+    def __init__(self, arguments: Arguments, state: State, evidence: Evidence) -> None:
         self._arguments = arguments
         self._state = state
-        self._scores = scores
-        self._scene = slots.Scene(state, looks)
+        self._evidence = evidence
+        self._scene = slots.Scene(state)
         self._pools: dict[tuple[str, str], _Pool] = {}
 
+    def __len__(self) -> int:
+        """For how many arguments values were looked for."""
+        return len(self._pools)
+
     def calls(
-        self, shape: Shape, names: Sequence[str], given: Mapping[str, Any]
+        self, shape: Shape, names: Sequence[str], given: Mapping[str, Any], least: float = 0.0
     ) -> list[tuple[float, str, dict[str, Any]]]:
         """The likeliest arguments of a shape, of those in `names`, and one text for each call; the `given` ones are
-        as they are."""
+        as they are. Nothing where all are less likely than `least`."""
         beams: list[tuple[float, list[str], list[Any]]] = [(1.0, [], [])]
         for name in names:
             if name in given:
                 text = text_of(given[name])
                 beams = [(p, [*texts, text], [*chosen, given[name]]) for p, texts, chosen in beams]
                 continue
-            pool = self._pool((shape.tool, name))
+            pool = self.pool(shape.tool, name)
             longer = []
             for p, texts, chosen in beams:
                 for q, text, value in pool.values(texts):
                     longer.append((p * q, [*texts, text], [*chosen, value]))
             longer.sort(key=first, reverse=True)
-            beams = longer[:BEAM]
+            beams = longer[: BEAM if name is names[-1] else _NARROW]
+            if not beams or beams[0][0] < least:
+                return []
         return [
             (p, mark(shape.tool, names, texts, chosen), dict(zip(names, chosen, strict=True)))
             for p, texts, chosen in beams
         ]
 
-    def reach(self, shape: Shape, names: Sequence[str]) -> float:
-        """The share of calls of this shape that can be among the candidates at all, as a rule."""
+    def reach(self, tool: str, names: Sequence[str], given: Mapping[str, Any]) -> float:
+        """The share of calls with these arguments that are among the candidates, as a rule."""
         share = 1.0
         for name in names:
-            share *= self._arguments[shape.tool, name].argument.reach
+            if name not in given:
+                share *= self._arguments[tool, name].argument.reach
         return share
 
-    def _pool(self, key: tuple[str, str]) -> "_Pool":
+    def pool(self, tool: str, name: str) -> "_Pool":
+        """The candidates of an argument."""
+        key = (tool, name)
         pool = self._pools.get(key)
         if pool is None:
-            pool = self._pools[key] = _Pool(self, self._arguments[key], self._state, self._scene, self._scores)
+            weighed = self._arguments[key]
+            odds = self._evidence.odds(key)
+            pool = self._pools[key] = _Pool(self, weighed, self._state, self._scene, odds)
         return pool
 
     def filled(self, tool: str, name: str, text: str) -> list[tuple[float, str]]:
         """A template with its holes filled, in the likeliest ways."""
         beams: list[tuple[float, list[str]]] = [(1.0, [])]
         for hole in template.holes(text):
-            pool = self._pool((tool, f"{name}<{hole}>"))
+            pool = self.pool(tool, f"{name}<{hole}>")
             longer = [
                 (p * q, [*values, text]) for p, values in beams for q, text, _ in pool.values(()) if text not in values
             ]
@@ -77,34 +91,32 @@ class Moment:
 class _Pool:
     """The candidates of one argument, scored but for how they stand to the arguments before it."""
 
-    def __init__(
-        self, moment: Moment, weighed: choose.Weighed, state: State, scene: slots.Scene, scores: Floats
-    ) -> None:
+    def __init__(self, moment: Moment, weighed: choose.Weighed, state: State, scene: slots.Scene, odds: Floats) -> None:
         self._moment = moment
         self._weighed = weighed
         self._state = state
         argument = weighed.argument
         context = slots.Context(state, scene, argument.tool, argument.name)
-        found = weighed.prescore(state, context, choose.odds(argument, scores))
-        self._none = exp(min(weighed.none_score(len(found), context), 50.0))
-        self._scored = [(weighed.score(value, found[value], context), value) for value in choose.best(found)]
-        self._alone: list[Likely] | None = None
+        found, size = weighed.prescore(state, context, odds)
+        self._none = exp(min(weighed.none_score(size, context), 50.0))
+        self._scored = weighed.closer(found, context)
+        self._likely: dict[tuple[int, ...], list[Likely]] = {}
 
     def values(self, earlier: Sequence[str]) -> list[Likely]:
         """The likeliest values, given the texts of the arguments before."""
-        if not earlier:
-            if self._alone is None:
-                self._alone = self._built([(exp(min(score, 50.0)), value) for score, value in self._scored])
-            return self._alone
-        weights, state = self._weighed.weights, self._state
-        return self._built(
-            [
-                (exp(min(score + weights[slots.related(value[0], earlier, state)], 50.0)), value)
-                for score, value in self._scored
-            ]
-        )
+        state = self._state
+        related = tuple([slots.related(value[0], earlier, state) for _, value in self._scored]) if earlier else ()
+        likely = self._likely.get(related)
+        if likely is None:
+            weights = self._weighed.related
+            scores = [score for score, _ in self._scored]
+            if related:
+                scores = [score + weights[how] for score, how in zip(scores, related, strict=True)]
+            likely = self._likely[related] = self._built(scores)
+        return likely
 
-    def _built(self, odds: list[tuple[float, choose.Value]]) -> list[Likely]:
+    def _built(self, scores: list[float]) -> list[Likely]:
+        odds = [(exp(min(score, 50.0)), value) for score, (_, value) in zip(scores, self._scored, strict=True)]
         total = sum([odd for odd, _ in odds]) + self._none
         odds.sort(key=first, reverse=True)
         argument = self._weighed.argument
@@ -113,11 +125,11 @@ class _Pool:
             p = odd / total
             if form == "t":
                 fillings = self._moment.filled(argument.tool, argument.name, text)
-                found.extend((p * q, filled, filled) for q, filled in fillings)
+                found.extend([(p * q, filled, filled) for q, filled in fillings])
                 continue
             try:
                 found.append((p, text, text if form == "s" else build(text, form)))
-            except ValueError:
+            except (ValueError, msgspec.DecodeError):
                 continue
         found.sort(key=first, reverse=True)
         return found[:BEAM]
@@ -126,7 +138,7 @@ class _Pool:
 def mark(tool: str, names: Sequence[str], texts: Sequence[str], values: Sequence[Any]) -> str:
     """One text for a call."""
     pairs = zip(names, texts, values, strict=True)
-    return "\0".join([tool, *(f"{name}{'=' if isinstance(value, str) else ':'}{text}" for name, text, value in pairs)])
+    return "\0".join([tool, *[f"{name}{'=' if isinstance(value, str) else ':'}{text}" for name, text, value in pairs]])
 
 
 def first(item: tuple[float, *tuple[Any, ...]]) -> float:

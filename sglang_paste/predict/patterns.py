@@ -16,31 +16,37 @@ class Shape(msgspec.Struct, frozen=True):
     p90: float | None = None
 
 
+class Block(msgspec.Struct, frozen=True):
+    """Weights of a softmax over `columns` classes: the features that have a row, by number, as little-endian int32,
+    and the rows as little-endian float16."""
+
+    columns: int
+    rows: bytes = b""
+    weights: bytes = b""
+
+
 class Argument(msgspec.Struct):
     """How the values of one argument are found (`ways`, `constants`) and chosen.
 
-    `weights` are little-endian float32, by slot (see `slots`), the odds of the constants in a context stand in the
-    columns of the context model from `column` on, the last of them being `none of these`. A constant of the form `t`
-    is a template; `<word>` after an argument's name is what fills the holes after this word. `reach`
-    is the share of values that were among the candidates.
+    `weights` are little-endian float32, by slot (see `slots`), `odds` say how likely each constant is in a context, and
+    last how likely none of them. A constant of the form `t` is a template; `<word>` after an argument's name is what
+    fills the holes after this word. `reach` is the share of values that were among the candidates.
     """
 
     tool: str
     name: str
     ways: list[Way]
     constants: list[tuple[str, str]]
-    column: int
+    odds: Block = Block(0)
     weights: bytes = b""
     reach: float = 1.0
 
 
 class Contexts(msgspec.Struct):
-    """A softmax over shapes, and one over the constants of each argument: for each feature, by its CRC, a row of
-    weights as little-endian float16."""
+    """The features of a context, each by its CRC, and what they say of the shapes."""
 
     features: list[int]
-    columns: int
-    weights: bytes
+    shapes: Block
 
 
 class Patterns(msgspec.Struct):

@@ -11,12 +11,14 @@ from typing import Any
 
 import msgspec
 
+from sglang_paste.predict.memo import Memo
 from sglang_paste.predict.secret import holds_secret
 from sglang_paste.predict.state import LAST, TASK, USER, State
 
 MAX_CONTEXTS = 200_000
 MAX_CALLS = 6
 MAX_CHARS = 4096
+MAX_TASK_CHARS = 16_384
 _RESULT_CHARS = 300
 _LITTLE = 0.02
 Sight = tuple[str, int]
@@ -81,6 +83,7 @@ class Recaller:
         self._digest = ""
         self._hits = 0
         self._misses = 0
+        self._seen: tuple[tuple[int, int], list[Sight]] | None = None
 
     def fork(self) -> "Recaller":
         """A copy that goes its own way."""
@@ -95,17 +98,25 @@ class Recaller:
 
     def sights(self, state: State) -> list[Sight]:
         """What is seen now, the most telling first."""
+        now = (state.turn, state.count)
+        if self._seen is None or self._seen[0] != now:
+            self._seen = (now, self._look(state))
+        return self._seen[1]
+
+    def _look(self, state: State) -> list[Sight]:
         task = state.texts.get(TASK, "")
         if task is not self._task:
             self._task = task
-            self._digest = blake2b(" ".join(task.lower().split()).encode("utf-8", "replace")).hexdigest()
+            self._digest = blake2b(
+                " ".join(task[:MAX_TASK_CHARS].lower().split()).encode("utf-8", "replace")
+            ).hexdigest()
             self.known = self.memory.knows(_number("task", self._digest))
         task = self._digest
         last = state.calls[-1] if state.calls else None
         called = call_text(last.tool, last.texts)[:MAX_CHARS] if last else ""
         spoken = state.texts.get(USER, "")[:_RESULT_CHARS] if state.role == USER else ""
         result = state.texts.get(LAST, "")[:_RESULT_CHARS]
-        count = str(len(state.calls))
+        count = str(state.count)
         found = [
             ("full", _number("full", task, called, result, spoken)),
             ("call", _number("call", task, called, state.role, count)),
@@ -160,7 +171,11 @@ class Recaller:
 
 def of_tool(grade: str, call: str) -> str:
     """The grade, told apart by the tool of a call."""
-    return f"{grade} {json.loads(call)[0]}"
+    return f"{grade} {parsed[call][0]}"
+
+
+parsed: Memo[str, tuple[str, Mapping[str, Any]]] = Memo(lambda call: tuple(json.loads(call)), 4096)
+"""The tool and the arguments of a call's text, which nobody may change."""
 
 
 def call_text(tool: str, arguments: dict[str, Any]) -> str:

@@ -5,18 +5,23 @@ and one block for `none of these`.
 """
 
 import re
+from array import array
 from bisect import bisect
 from collections.abc import Sequence
 from zlib import crc32
 
+import numpy as np
+import numpy.typing as npt
+
+from sglang_paste.predict.memo import Memo
+from sglang_paste.predict.passage import Passage, longest_word, parts_in
 from sglang_paste.predict.state import LAST, SAID, TASK, USER, State
 
 VALUE, WAY, ODDS, NONE = 256, 64, 8, 64
 _LAST_TOOLS = 24
 MAX_LOOKED_CHARS = 400
-MAX_LOOKS = 4096
+MAX_LOOKS = 8192
 _BUCKETS = (0, 1, 2, 3, 4, 4, 5, 5, 5, 6, 6, 6, 6, 6)
-_PARTS = re.compile(r"[A-Z]?[a-z]{2,}|[A-Z]{3,}")
 _CALLED = re.compile(r"\(.*")
 RELATED = 224
 RANK = tuple(1 + _bucket for _bucket in (*_BUCKETS, 7))
@@ -35,88 +40,92 @@ def odds_bucket(odds: float) -> int:
     return bisect(_ODDS, -odds)
 
 
+def odds_buckets(odds: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
+    """The buckets of several."""
+    return np.searchsorted(_ODDS, -odds, side="right")
+
+
 def tag(text: str, size: int) -> int:
     """A small stable number for a text."""
     return crc32(text.encode("utf-8", "surrogatepass")) % size
 
 
+Traits = tuple[int, int, int, int]
+"""What is known of a text whatever the argument: where it and its end are named (8 * 3 bits + 3 bits), its look (40 *
+length + shape), how often it was seen, and how many of its parts are words of the task and of what was said. The last
+of each range stands for a text that is too long to be looked at, or has no parts."""
+UNNAMED, UNSEEN, NO_PARTS = 64, 6, 64
+
+
 class Look:
     """What a text looks like, whatever the moment."""
 
-    __slots__ = ("end", "parts", "slots")
+    __slots__ = ("end", "end_word", "look", "parts", "word")
 
     def __init__(self, text: str) -> None:
-        self.slots = (0, 20 + min(len(text).bit_length(), 9), 88 + shape(text))
-        self.end = tail(text) if len(text) <= MAX_LOOKED_CHARS else ""
-        self.parts = frozenset([part.lower() for part in _PARTS.findall(self.end)])
+        self.look = 40 * min(len(text).bit_length(), 9) + shape(text)
+        self.end = tail(text)
+        self.parts = frozenset(parts_in(self.end))
+        self.word = longest_word(text)
+        self.end_word = longest_word(self.end)
 
 
-class Looks:
-    """Looks of a session's texts, each made once; bounded."""
-
-    def __init__(self) -> None:
-        self._looks: dict[str, Look] = {}
-
-    def of(self, text: str) -> Look:
-        """The look of a text."""
-        look = self._looks.get(text)
-        if look is None:
-            if len(self._looks) >= MAX_LOOKS:
-                self._looks.clear()
-            look = self._looks[text] = Look(text)
-        return look
+looks = Memo(Look, MAX_LOOKS)
 
 
 class Scene:
-    """What all arguments share at this moment: the texts last seen, and the slots of values looked at before."""
+    """What all arguments share at this moment: the texts last seen, and the traits of values looked at before."""
 
-    __slots__ = ("calls", "known", "last", "last_tool", "looks", "said", "seen", "task", "user", "words")
+    __slots__ = ("_known", "_state", "_texts", "_words", "calls", "last_tool")
 
-    def __init__(self, state: State, looks: Looks | None = None) -> None:
+    def __init__(self, state: State) -> None:
         last = state.calls[-1] if state.calls else None
         mark = f"{last.tool}/{last.outcome}/{state.role == USER}" if last else state.role
         self.last_tool = tag(mark, _LAST_TOOLS)
-        self.calls = len(state.calls)
-        self.said = state.texts.get(SAID, "")[-3000:]
-        self.user = state.texts.get(USER, "")[:3000]
-        self.task = state.texts.get(TASK, "")[:5000]
-        self.last = state.texts.get(LAST, "")[:4000]
-        self.words = (state.words(TASK), state.words(SAID))
-        self.seen = state.seen
-        self.looks = looks or Looks()
-        self.known: dict[str, tuple[int, list[int]]] = {}
+        self.calls = state.count
+        self._state = state
+        self._known: dict[str, Traits] = {}
+        self._texts: tuple[Passage, Passage, Passage, Passage] | None = None
+        self._words: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
 
-    def of_text(self, text: str) -> tuple[int, list[int]]:
-        """Where the value is named (as three bits), and the slots that do not depend on the argument."""
-        found = self.known.get(text)
+    def traits(self, text: str) -> Traits:
+        """What is known of a text."""
+        found = self._known.get(text)
         if found is None:
-            found = self.known[text] = self._of_text(text)
+            found = self._known[text] = self._traits(text)
         return found
 
-    def _of_text(self, text: str) -> tuple[int, list[int]]:
-        look = self.looks.of(text)
+    def _traits(self, text: str) -> Traits:
         if len(text) > MAX_LOOKED_CHARS:
-            return 0, [1, *look.slots]
-        end, parts = look.end, look.parts
-        said, last, task = self.said, self.last, self.task
-        named = (text in said) + 2 * (text in self.user) + 4 * (text in task)
-        ending = (end in said) + 2 * (end in last) + 4 * (end in task) if end else 0
-        times = self.seen.get(text, 0)
-        slots = [
-            *look.slots,
-            1 + named,
-            48 + ending,
-            136 + 8 * named + ending,
-            56 + (times if times < 5 else 5),
-        ]
-        if ending & 2:
-            slots.append(200 + self.last_tool)
-        if parts:
-            asked = len(parts & self.words[0])
-            slots.append(128 + (asked if asked < 3 else 3))
-            slots.append(232 + min(len(parts & self.words[1]), 3))
-            slots.append(236 + min(3 * asked // len(parts), 3))
-        return named, slots
+            return UNNAMED, 40 * 9 + shape(text), UNSEEN, NO_PARTS
+        if self._texts is None:
+            state = self._state
+            self._texts = state.passage(SAID), state.passage(USER), state.passage(TASK), state.passage(LAST)
+            self._words = state.words(TASK), state.words(SAID)
+        said, user, task, last = self._texts
+        known = looks[text]
+        end, word, end_word = known.end, known.word, known.end_word
+        named = 0
+        if word in said.words and (word == text or text in said.text):
+            named = 8
+        if word in user.words and (word == text or text in user.text):
+            named += 16
+        if word in task.words and (word == text or text in task.text):
+            named += 32
+        if end_word in said.words and (end_word == end or end in said.text):
+            named += 1
+        if end_word in last.words and (end_word == end or end in last.text):
+            named += 2
+        if end_word in task.words and (end_word == end or end in task.text):
+            named += 4
+        times = self._state.seen.get(text, 0)
+        parts = NO_PARTS
+        if known.parts:
+            asked = len(known.parts & self._words[0])
+            said_too = len(known.parts & self._words[1])
+            share = 3 * asked // len(known.parts)
+            parts = 16 * (asked if asked < 3 else 3) + 4 * (said_too if said_too < 3 else 3) + share
+        return named, known.look, times if times < 5 else 5, parts
 
 
 def tail(text: str) -> str:
@@ -148,19 +157,60 @@ def of_list(size: int, age: int, scene: Scene) -> tuple[int, ...]:
 def of_value(text: str, context: Context) -> list[int]:
     """The slots of the value itself: how often and how lately used, where it is named, its look."""
     scene = context.scene
-    named, fixed = scene.of_text(text)
-    uses = context.used.get(text)
-    if not uses and context.last_text != text:
-        return fixed
-    slots = fixed.copy()
-    if uses:
-        slots.append(9 + min(len(uses), 3))
-        slots.append(13 + min(scene.calls - uses[-1], 5))
-        slots.append(64 + scene.last_tool)
-        slots.append(40 + named)
+    named, face, seen, parts = scene.traits(text)
+    slots = [0, 20 + face // 40, 88 + face % 40]
+    slots += [1] if named == UNNAMED else [1 + named // 8, 48 + named % 8, 136 + named]
+    if named != UNNAMED and named & 2:
+        slots.append(200 + scene.last_tool)
+    if seen != UNSEEN:
+        slots.append(56 + seen)
+    if parts != NO_PARTS:
+        slots += [128 + parts // 16, 232 + parts // 4 % 4, 236 + parts % 4]
+    used = context.used.get(text)
+    if used is not None:
+        slots += of_use(used, named, scene)
     if context.last_text == text:
         slots.append(19)
     return slots
+
+
+def of_use(used: tuple[int, int], named: int, scene: Scene) -> tuple[int, int, int, int]:
+    """The slots of a value that the argument had before."""
+    times, call = used
+    since = min(scene.calls - call, 5)
+    return 9 + min(times, 3), 13 + since, 64 + scene.last_tool, 40 + (0 if named == UNNAMED else named // 8)
+
+
+class Folded:
+    """The weights of `of_value` with those of a trait summed beforehand."""
+
+    __slots__ = ("_last", "_look", "_named", "_parts", "_seen", "_weights")
+
+    def __init__(self, weights: npt.NDArray[np.float32]) -> None:
+        real = weights[:VALUE].astype(np.float64)
+        named = real[1:9, None] + real[48:56] + real[136:200].reshape(8, 8)
+        self._named = array("d", [*named.ravel(), real[1]])
+        self._look = array("d", (real[0] + real[20:30, None] + real[88:128]).ravel())
+        self._seen = array("d", [*real[56:62], 0.0])
+        parts = real[128:132, None, None] + real[232:236, None] + real[236:240]
+        self._parts = array("d", [*parts.ravel(), 0.0])
+        self._last = array("d", real[200:224])
+        self._weights = array("d", real)
+
+    def score(self, text: str, context: Context) -> float:
+        """The sum of the weights of `of_value`."""
+        scene = context.scene
+        named, face, seen, parts = scene.traits(text)
+        found: float = self._named[named] + self._look[face] + self._seen[seen] + self._parts[parts]
+        if named & 2:
+            found += self._last[scene.last_tool]
+        used = context.used.get(text)
+        if used is not None:
+            weights = self._weights
+            found += sum([weights[slot] for slot in of_use(used, named, scene)])
+        if text == context.last_text:
+            found += self._weights[19]
+        return found
 
 
 def of_none(size: int, context: Context) -> list[int]:
@@ -170,15 +220,16 @@ def of_none(size: int, context: Context) -> list[int]:
 
 
 def related(text: str, earlier: Sequence[str], state: State) -> int:
-    """The slot of how a value stands to the arguments chosen before it: the same, of the same object, or neither."""
+    """How a value stands to the arguments chosen before it: 1 the same, 2 of the same object, 0 neither; from `RELATED`
+    on these are slots."""
     if text in earlier:
-        return RELATED + 1
+        return 1
     records = state.records.get(text)
     if records:
         for other in earlier:
             if not records.isdisjoint(state.records.get(other, ())):
-                return RELATED + 2
-    return RELATED
+                return 2
+    return 0
 
 
 def shape(text: str) -> int:

@@ -2,18 +2,22 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from copy import copy
-from itertools import islice
+from collections import Counter
+from collections.abc import Mapping
+from itertools import chain, islice
 from typing import Any
 
 from sglang_paste.predict import extract, template
+from sglang_paste.predict.passage import Passage, parts_in
 
 MAX_RECENT = 96
 MAX_HISTORY = 32
+MAX_CALLS = 64
 MAX_REMEMBERED_CHARS = 8192
 MAX_TABLES = 16
 MAX_NOTED = 20_000
+MAX_USED = 4096
+MAX_NEWS = 8
 Key = tuple[str, str]
 """Where values stood: a source and a kind."""
 Wanted = Mapping[str, frozenset[str]]
@@ -26,8 +30,8 @@ _FAIL = re.compile(
 )
 _EMPTY = re.compile(r"(?i)^\s*(?:\[\]|\{\}|null|none|no (?:matches|results|files)[^\n]*)?\s*$")
 _YEAR = re.compile(r"\b20\d\d\b")
-_PARTS = re.compile(r"[A-Z]?[a-z]{2,}|[A-Z]{3,}")
 _NOTHING: frozenset[str] = frozenset()
+_LOOKED_AT = {TASK: slice(3000), USER: slice(2000), SAID: slice(-1500, None), LAST: slice(2000)}
 
 
 class Called:
@@ -35,31 +39,36 @@ class Called:
 
     __slots__ = ("outcome", "texts", "tool")
 
-    def __init__(self, tool: str, texts: dict[str, str]) -> None:
+    def __init__(self, tool: str, texts: dict[str, str], outcome: str = "open") -> None:
         self.tool = tool
         self.texts = texts
-        self.outcome = "open"
+        self.outcome = outcome
 
 
 class State:
-    """Takes in a session's messages in order; `turn` counts them. Only what is `wanted` is read (all, where None)."""
+    """Takes in a session's messages in order; `turn` counts them, `count` the calls, of which the latest are kept.
+
+    Only what is `wanted` is read (all, where None). Lists of values are never changed, only replaced.
+    """
 
     def __init__(self, wanted: Wanted | None = None) -> None:
         self.turn = 0
+        self.count = 0
         self.role = ""
         self.calls: list[Called] = []
         self.tools: dict[str, None] = {}
         self.texts: dict[str, str] = {}
         self.since: dict[str, int] = {}
-        self.seen: dict[str, int] = {}
-        self.used: dict[Key, dict[str, list[int]]] = {}
-        self.records: dict[str, set[str]] = {}
+        self.seen: Counter[str] = Counter()
+        self.used: dict[Key, dict[str, tuple[int, int]]] = {}
+        """For each argument the texts it had: how often, and in which call last."""
+        self.records: dict[str, frozenset[str]] = {}
         self.tables: dict[str, dict[str, list[dict[str, Any]]]] = {}
-        self._lists: dict[Key, list[str]] = {}
-        self._kinds: dict[str, list[Key]] = {}
-        self._recent: dict[str, dict[str, None]] = {}
-        self.read: dict[str, tuple[str, list[str]]] = {}
+        self._lists: dict[str, extract.Found] = {}
+        self._recent: dict[str, list[str]] = {}
+        self._news: dict[str, list[list[str]]] = {}
         self._words: dict[str, tuple[str, frozenset[str]]] = {}
+        self._passages: dict[str, tuple[str, Passage]] = {}
         self._year = "2024"
         self._wanted = wanted
 
@@ -67,7 +76,11 @@ class State:
         """A copy that goes its own way."""
         other = State(self._wanted)
         for name, value in vars(self).items():
-            setattr(other, name, value if name == "_wanted" else _copied(value))
+            setattr(other, name, value.copy() if isinstance(value, (dict, list)) and name != "_wanted" else value)
+        other.calls = [Called(call.tool, call.texts, call.outcome) for call in self.calls]
+        other.used = {key: texts.copy() for key, texts in self.used.items()}
+        other._lists = {source: lists.copy() for source, lists in self._lists.items()}
+        other._news = {kind: news.copy() for kind, news in self._news.items()}
         return other
 
     def system(self, text: str) -> None:
@@ -80,33 +93,41 @@ class State:
     def user(self, text: str) -> None:
         """What the person said; the first one is the task."""
         self._step(USER)
-        for source in (USER,) if TASK in self.texts else (TASK, USER):
+        sources = (USER,) if TASK in self.texts else (TASK, USER)
+        found = extract.prose(text, self._year, self._kinds_of(*sources))
+        for source in sources:
             self.texts[source] = text
-            self._take(source, extract.prose(text, self._year, self._kinds_of(source)))
+            self._take(source, found)
+        self._count(found)
 
     def said(self, text: str) -> None:
         """What the model said, in the message of its calls or alone."""
         self._step(SAID)
         if text:
             self.texts[SAID] = text
-            self._take(SAID, extract.prose(text, self._year, self._kinds_of(SAID)))
+            found = extract.prose(text, self._year, self._kinds_of(SAID))
+            self._take(SAID, found)
+            self._count(found)
 
     def call(self, tool: str, arguments: Mapping[str, Any]) -> None:
         """A call the model made."""
         texts = {name: text_of(value) for name, value in arguments.items()}
+        self.count += 1
         self.calls.append(Called(tool, texts))
+        if len(self.calls) > MAX_CALLS:
+            del self.calls[: MAX_CALLS // 2]
         self.tools[tool] = None
         for name, text in texts.items():
-            self.used.setdefault((tool, name), {}).setdefault(text, []).append(len(self.calls))
             value = arguments[name]
+            self._use((tool, name), text)
             if " " in text and isinstance(value, str):
                 self._fillings(tool, name, text)
             items = [text] if not isinstance(value, list) else [*map(text_of, value[:8]), text]
             for item in items:
                 if len(item) <= MAX_REMEMBERED_CHARS:
-                    self._remember((f"@{tool}", name), item)
-                    self._remember(("@", name), item)
-                    self._remember(("@", "*"), item)
+                    self._remember(f"@{tool}", name, item)
+                    self._remember("@", name, item)
+                    self._remember("@", "*", item)
 
     def result(self, tool: str, text: str, error: bool | None = None) -> None:
         """What a tool gave back."""
@@ -120,121 +141,129 @@ class State:
         if document is not None:
             self._take_document(tool, document)
             return
-        ours, last, everywhere = (self._kinds_of(source) for source in (tool, LAST, ANY))
-        wanted = None if ours is None or last is None or everywhere is None else ours | last | everywhere
-        found = list(extract.result(text, wanted)) if wanted is None or wanted else []
+        wanted = self._kinds_of(tool, LAST, ANY)
+        found = extract.result(text, wanted) if wanted is None or wanted else {}
         self._take(tool, found)
         self._take(LAST, found)
+        self._count(found)
         self._spread(found)
 
-    def values(self, key: Key) -> list[str]:
+    def values(self, source: str, kind: str) -> list[str]:
         """The values that stand there, in their order; of a history the latest first."""
-        found = self._lists.get(key)
-        if found is None and key[0] == ANY:
-            found = self._lists[key] = list(reversed(self._recent.get(key[1], ())))
-        return found or []
+        if source == ANY:
+            return self._everywhere(kind)
+        lists = self._lists.get(source)
+        return lists.get(kind, []) if lists else []
 
     def places(self, value: str) -> list[Key]:
         """Where a value stands now. Slow: for mining."""
-        found = [key for key, values in self._lists.items() if key[0] != ANY and value in values]
-        found.extend((ANY, kind) for kind, recent in self._recent.items() if value in recent)
+        found = [
+            (source, kind) for source, lists in self._lists.items() for kind, values in lists.items() if value in values
+        ]
+        kinds = dict.fromkeys([*self._recent, *self._news])
+        found.extend((ANY, kind) for kind in kinds if value in self._everywhere(kind))
         return found
 
     def stem(self) -> str:
         """The latest argument that is a path or a dotted name, or nothing."""
-        for value in self.values(("@", "*"))[:6]:
+        for value in self.values("@", "*")[:6]:
             if len(value) < 200 and " " not in value and ("/" in value or "." in value) and value[:1] not in "[{":
                 return value
         return ""
-
-    def _fillings(self, tool: str, name: str, text: str) -> None:
-        pattern, places = template.split(text)
-        for hole, place in zip(template.holes(pattern), places, strict=True):
-            key = (tool, f"{name}<{hole}>")
-            self.used.setdefault(key, {}).setdefault(place, []).append(len(self.calls))
-            self._remember((f"@{tool}", key[1]), place)
-            self._remember((f"@{tool}", f"{name}<"), place)
-            self._remember(("@", "*"), place)
 
     def words(self, source: str) -> frozenset[str]:
         """The parts of the words of a text: of the task as it begins, of what was said as it ends."""
         text = self.texts.get(source, "")
         known = self._words.get(source)
         if known is None or known[0] is not text:
-            piece = text[:2500] if source == TASK else text[-1000:]
-            known = self._words[source] = (text, frozenset([word.lower() for word in _PARTS.findall(piece)]))
+            piece = text[:2500] if source == TASK else text[-600:]
+            known = self._words[source] = (text, frozenset(parts_in(piece)))
         return known[1]
+
+    def passage(self, source: str) -> Passage:
+        """The part of a text in which values are looked for."""
+        text = self.texts.get(source, "")
+        known = self._passages.get(source)
+        if known is None or known[0] is not text:
+            known = self._passages[source] = (text, Passage(text[_LOOKED_AT[source]]))
+        return known[1]
+
+    def _fillings(self, tool: str, name: str, text: str) -> None:
+        pattern, places = template.split(text)
+        for hole, place in zip(template.holes(pattern), places, strict=True):
+            key = f"{name}<{hole}>"
+            self._use((tool, key), place)
+            self._remember(f"@{tool}", key, place)
+            self._remember(f"@{tool}", f"{name}<", place)
+            self._remember("@", "*", place)
 
     def _step(self, role: str) -> None:
         self.turn += 1
         self.role = role
 
-    def _kinds_of(self, source: str) -> frozenset[str] | None:
-        return None if self._wanted is None else self._wanted.get(source, _NOTHING)
+    def _kinds_of(self, *sources: str) -> frozenset[str] | None:
+        if self._wanted is None:
+            return None
+        return frozenset().union(*[self._wanted.get(source, _NOTHING) for source in sources])
 
     def _take_document(self, tool: str, document: Any) -> None:
-        found = []
         if len(self.records) > MAX_NOTED:
             self.records.clear()
         self.tables[tool] = dict(islice(extract.tables(document), MAX_TABLES))
+        values: extract.Values = {}
+        texts = []
         for path, text, holder in extract.leaves(document):
-            found.append((path, text))
-            self.records.setdefault(text, set()).add(f"{self.turn} {holder}")
+            texts.append(text)
+            some = values.setdefault(path, {})
+            if len(some) < extract.MAX_PER_KIND:
+                some[text] = None
+            known = self.records.get(text, _NOTHING)
+            self.records[text] = known | {f"{self.turn} {holder}"}
+        found = {path: list(some) for path, some in values.items()}
         self._take(tool, found)
-        self._take(LAST, ())
+        self._take(LAST, {})
+        self._count(found)
         if self._wanted is None or any(kind[:1] not in ".[" for kind in self._wanted.get(ANY, ())):
-            self._spread(list(extract.tokens(" ".join(text for _, text in found)[:2000])))
+            self._spread(extract.tokens(" ".join(texts)[:2000]))
 
-    def _spread(self, found: list[extract.Found]) -> None:
+    def _take(self, source: str, found: extract.Found) -> None:
+        """The values of a message replace those of the one before it from the same source."""
+        self.since[source] = self.turn
+        self._lists[source] = found
+
+    def _count(self, found: extract.Found) -> None:
+        if len(self.seen) > MAX_NOTED:
+            self.seen.clear()
+        self.seen.update(set().union(*found.values()))
+
+    def _spread(self, found: extract.Found) -> None:
         """Put the values of a result at the head of those of all results."""
         wanted = self._kinds_of(ANY)
-        for kind, value in reversed(found):
-            if wanted is None or kind in wanted:
-                recent = self._recent.setdefault(kind, {})
-                recent.pop(value, None)
-                recent[value] = None
-                if len(recent) > MAX_RECENT:
-                    del recent[next(iter(recent))]
-                self._lists.pop((ANY, kind), None)
+        for kind, values in found.items():
+            if values and (wanted is None or kind in wanted):
+                news = self._news.setdefault(kind, [])
+                news.append(values)
+                if len(news) > MAX_NEWS:
+                    self._everywhere(kind)
 
-    def _take(self, source: str, found: Iterable[extract.Found]) -> None:
-        """The values of a message replace those of the one before it from the same source."""
-        for key in self._kinds.pop(source, ()):
-            self._lists.pop(key, None)
-        self.since[source] = self.turn
-        kinds: dict[str, dict[str, None]] = {}
-        for kind, value in found:
-            values = kinds.get(kind)
-            if values is None:
-                values = kinds[kind] = {}
-            if len(values) < extract.MAX_PER_KIND:
-                values[value] = None
-        new: dict[str, None] = {}
-        for kind, values in kinds.items():
-            key = (source, kind)
-            self._lists[key] = list(values)
-            self._kinds.setdefault(source, []).append(key)
-            new.update(values)
-        if source not in (LAST, TASK):
-            if len(self.seen) > MAX_NOTED:
-                self.seen.clear()
-            for value in new:
-                self.seen[value] = self.seen.get(value, 0) + 1
+    def _everywhere(self, kind: str) -> list[str]:
+        known = self._recent.get(kind, [])
+        news = self._news.pop(kind, None)
+        if news:
+            latest = dict.fromkeys(chain(*reversed(news), known))
+            known = self._recent[kind] = list(islice(latest, MAX_RECENT))
+        return known
 
-    def _remember(self, key: Key, value: str) -> None:
-        values = self._lists.setdefault(key, [])
-        if value in values:
-            values.remove(value)
-        values.insert(0, value)
-        del values[MAX_HISTORY:]
+    def _use(self, key: Key, text: str) -> None:
+        texts, text = self.used.setdefault(key, {}), text[:MAX_REMEMBERED_CHARS]
+        texts[text] = (texts.pop(text, (0, 0))[0] + 1, self.count)
+        if len(texts) > MAX_USED:
+            del texts[next(iter(texts))]
 
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [copy(item) if isinstance(item, Called) else item for item in value]
-    return set(value) if isinstance(value, set) else value
+    def _remember(self, source: str, kind: str, value: str) -> None:
+        lists = self._lists.setdefault(source, {})
+        known = lists.get(kind, [])
+        lists[kind] = [value, *[other for other in known if other != value][: MAX_HISTORY - 1]]
 
 
 def outcome(text: str, error: bool | None) -> str:

@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
-from sglang_paste.predict.state import Key, State, text_of
+from sglang_paste.predict.state import State, text_of
+
+PLAIN = frozenset("sjl")
 
 
 class Way(msgspec.Struct, frozen=True, array_like=True, order=True):
@@ -22,11 +25,6 @@ class Way(msgspec.Struct, frozen=True, array_like=True, order=True):
     kind: str
     form: str
 
-    @property
-    def key(self) -> Key:
-        """Where in the state its values stand."""
-        return (self.source, self.kind)
-
 
 def form_of(value: Any) -> str:
     """The form whose text is `text_of` the value."""
@@ -34,30 +32,29 @@ def form_of(value: Any) -> str:
 
 
 def build(text: str, form: str) -> Any:
-    """The argument's value. Raises ValueError where the text is not JSON and the form says so."""
+    """The argument's value. Raises ValueError or DecodeError where the text is not JSON and the form says so."""
     if form == "s":
         return text
     if form == "l":
         return [text]
-    return json.loads(text)
+    return msgspec.json.decode(text)
 
 
 def values(way: Way, state: State) -> list[str]:
     """The texts of a way's values, in order."""
-    if way.form == "p":
+    form = way.form
+    if form == "p":
         path, _, columns = way.kind.partition("|")
         return list(projected(state.tables.get(way.source, {}).get(path, ()), columns))
-    found = state.values(way.key)
-    if not found:
-        return []
-    if way.form in "12":
-        start = stem(state, way.form)
-        return [start + value for value in found] if start else []
-    if way.form == "a":
+    found = state.values(way.source, way.kind)
+    if form in PLAIN or not found:
+        return found
+    if form == "a":
         return list(forward(found[0]))
-    if way.form == "+":
+    if form == "+":
         return list(onward(state, way.kind))
-    return found
+    start = stem(state, form)
+    return [start + value for value in found] if start else []
 
 
 def built_form(form: str) -> str:
@@ -124,16 +121,17 @@ def stem(state: State, form: str) -> str:
     return latest + sign if latest else ""
 
 
-def forward(text: str) -> Iterator[str]:
+@lru_cache(64)
+def forward(text: str) -> tuple[str, ...]:
     """A list of items with a `status`, one step on: what is in progress is completed, the next one begins."""
     if text[:2] != "[{":
-        return
+        return ()
     try:
         items = json.loads(text)
     except ValueError:
-        return
+        return ()
     if not all(isinstance(item, dict) and "status" in item for item in items):
-        return
+        return ()
     states = [item["status"] for item in items]
     running = [index for index, status in enumerate(states) if status == "in_progress"]
     waiting = [index for index, status in enumerate(states) if status == "pending"]
@@ -148,8 +146,10 @@ def forward(text: str) -> Iterator[str]:
         variants.append({waiting[0]: "in_progress"})
     if len(waiting) > 1 and running:
         variants.append({running[0]: "completed", waiting[0]: "completed", waiting[1]: "in_progress"})
-    for changed in variants:
-        yield text_of([{**item, "status": changed.get(index, item["status"])} for index, item in enumerate(items)])
+    return tuple(
+        text_of([{**item, "status": changed.get(index, item["status"])} for index, item in enumerate(items)])
+        for changed in variants
+    )
 
 
 def onward(state: State, name: str) -> Iterator[str]:

@@ -1,26 +1,36 @@
 """The context as sparse features: what was called and how it came out, and the words last said."""
 
-import re
 from collections.abc import Iterator
 from zlib import crc32
 
+from sglang_paste.predict.passage import parts_in
 from sglang_paste.predict.state import LAST, SAID, TASK, USER, State
 
 SOURCES = (TASK, USER, SAID, LAST)
-_WORD = re.compile(r"[A-Za-z][a-z]+|[A-Z]{2,}|[?]")
 _HEADS = {TASK: 60, USER: 60, SAID: 30, LAST: 30}
 _TAILS = {TASK: 0, USER: 0, SAID: 40, LAST: 20}
 _VALUES = {"t:": 0.1, "l:": 0.15, "l.": 0.15, "s:": 0.3, "s.": 0.3, "u:": 0.3}
 
 
-def of_text(source: str, text: str) -> list[str]:
-    """The words of a text that count: its first and last ones."""
+def pieces(source: str, text: str) -> list[tuple[str, list[str]]]:
+    """The words of a text that count, its first and its last ones, each with the mark of their features."""
     head, tail = _HEADS[source], _TAILS[source]
-    mark = source[0]
-    words = [f"{mark}:{word.lower()}" for word in _WORD.findall(text[: head * 12])[:head]]
+    found = [(f"{source[0]}:", _words(text[: head * 12])[:head])]
     if tail:
-        words += [f"{mark}.:{word.lower()}" for word in _WORD.findall(text[-tail * 10 :])[-tail:]]
-    return list(dict.fromkeys(words))
+        found.append((f"{source[0]}.:", _words(text[-tail * 10 :])[-tail:]))
+    return found
+
+
+def of_text(source: str, text: str) -> list[str]:
+    """The features of a text."""
+    return list(dict.fromkeys([mark + word for mark, words in pieces(source, text) for word in words]))
+
+
+def _words(text: str) -> list[str]:
+    found = parts_in(text)
+    if "?" in text:
+        found.append("?")
+    return found
 
 
 def of_calls(state: State) -> Iterator[str]:
@@ -33,7 +43,7 @@ def of_calls(state: State) -> Iterator[str]:
         yield f"t{length} {' '.join(steps[-length:])} {role if length < 3 else ''}"
     if not steps:
         yield f"t0 {role} {min(state.turn, 6)}"
-    yield f"n {min(len(state.calls).bit_length(), 7)} {steps[-1] if steps else ''}"
+    yield f"n {min(state.count.bit_length(), 7)} {steps[-1] if steps else ''}"
     if len(steps) > 1:
         run = 0
         for call in reversed(state.calls[-9:]):
@@ -41,8 +51,11 @@ def of_calls(state: State) -> Iterator[str]:
                 break
             run += 1
         yield f"run {state.calls[-1].tool} {run}"
-    for tool in state.tools:
-        yield f"seen {tool}"
+
+
+def of_tools(state: State) -> list[str]:
+    """The tools that were called."""
+    return [f"seen {tool}" for tool in state.tools]
 
 
 def value(feature: str) -> float:

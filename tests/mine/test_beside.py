@@ -2,23 +2,31 @@ import os
 
 import pytest
 
-from sglang_paste.mine.beside import beside
+from sglang_paste.mine.beside import spread
 
 
-def test_gives_what_the_work_gave() -> None:
+@pytest.mark.parametrize("processes", [None, 1, 2, 3, 9])
+def test_gives_what_the_work_gave_in_order(processes: int | None) -> None:
+    found = spread(lambda number: bytes([number]) * 100_000 * number, 7, processes)
+    assert found == [bytes([number]) * 100_000 * number for number in range(7)]
+
+
+def test_is_done_in_several_processes() -> None:
+    assert len(set(spread(lambda number: str(os.getpid()).encode(), 4, 2))) == 2
+
+
+@pytest.mark.parametrize("failing", [1, 3, 5])
+def test_a_process_that_fails_is_made_good_here(failing: int, capfd: pytest.CaptureFixture[str]) -> None:
     here = os.getpid()
-    found = beside(lambda: str(os.getpid()).encode() * 100_000)()
-    assert found[:1].isdigit()
-    assert not found.startswith(str(here).encode())
 
-
-def test_a_copy_that_fails_is_made_good_here(capfd: pytest.CaptureFixture[str]) -> None:
-    here = os.getpid()
-
-    def work() -> bytes:
-        if os.getpid() != here:
+    def work(number: int) -> bytes:
+        if number == failing and os.getpid() != here:
             raise RuntimeError
-        return b"done"
+        return b"done %d" % number
 
-    assert beside(work)() == b"done"
+    assert spread(work, 6, 2) == [b"done %d" % number for number in range(6)]
     capfd.readouterr()
+
+
+def test_nothing_to_do() -> None:
+    assert spread(lambda number: b"", 0) == []

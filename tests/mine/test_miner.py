@@ -1,4 +1,5 @@
 import random
+from collections.abc import Sequence
 
 import pytest
 
@@ -37,8 +38,8 @@ def shop(number: int, tenant: str = "", greeting: str = "Hello, I am") -> Sessio
     return Session("shop", f"s{number}", f"t{number}", tuple(turns), tenant)
 
 
-def mined(sessions: list[Session], k: int = 5) -> Patterns:
-    miner = Miner(k)
+def mined(sessions: list[Session], k: int = 5, processes: int = 1) -> Patterns:
+    miner = Miner(k, processes)
     for session in sessions:
         miner.add(session)
     return miner.finish()
@@ -49,8 +50,8 @@ def patterns() -> Patterns:
     return mined([shop(number) for number in range(40)])
 
 
-def begun(patterns: Patterns, **options: str) -> MinedSession:
-    session = Mined(patterns).session(**options)
+def begun(patterns: Patterns, inert: Sequence[str] = ()) -> MinedSession:
+    session = Mined(patterns).session(inert=inert)
     session.observe(
         {"role": "user", "content": "Hello, I am user_777777 and something is wrong with my orders, number 9."}
     )
@@ -102,7 +103,7 @@ def test_only_offered_tools(patterns: Patterns) -> None:
 
 
 def test_what_may_follow_comes_along(patterns: Patterns) -> None:
-    session = begun(patterns)
+    session = begun(patterns, inert=("key",))
     call(session, "get_user", {"user_id": "user_777777"}, '{"name": "Y", "orders": ["#W111111", "#W222222"]}')
     (best,) = session.candidates(1, ahead=1)
     assert best.arguments["order_id"] == "#W111111"
@@ -142,6 +143,10 @@ def test_sessions_of_one_task_count_once() -> None:
 def test_order_makes_no_difference() -> None:
     sessions = [shop(number) for number in range(12)]
     assert mined(sessions) == mined(sessions[::-1])
+
+
+def test_the_number_of_processes_makes_no_difference(patterns: Patterns) -> None:
+    assert mined([shop(number) for number in range(40)], processes=3) == patterns
 
 
 def test_a_tenant_recalls_its_own_calls_alone() -> None:

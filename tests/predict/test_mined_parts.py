@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,26 +20,33 @@ TEXTS = st.text(max_size=300)
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "kind", "value"),
     [
-        ("see src/app/main.py now", ("path", "src/app/main.py")),
-        ("see src/app/main.py now", ("base", "main.py")),
-        ("at https://a.org/b?c=d.", ("url", "https://a.org/b?c=d")),
-        ("on 2024-05-17, please", ("date", "2024-05-17")),
-        ("the class org.apache.URL.getHost fails", ("dotted", "org.apache.URL.getHost")),
-        ("my order #W5061109", ("id", "#W5061109")),
-        ("call parse_args(x)", ("called", "parse_args")),
+        ("see src/app/main.py now", "path", "src/app/main.py"),
+        ("see src/app/main.py now", "base", "main.py"),
+        ("see src/app/main.py now", "dir", "src/app"),
+        ("at https://a.org/b?c=d.", "url", "https://a.org/b?c=d"),
+        ("on 2024-05-17, please", "date", "2024-05-17"),
+        ("the class org.apache.URL.getHost fails", "dotted", "org.apache.URL.getHost"),
+        ("my order #W5061109", "id", "#W5061109"),
+        ("call parse_args(x)", "called", "parse_args"),
+        ("call open(x)", "called", "open"),
+        ("a Café_1 there", "id", "Café_1"),
     ],
 )
-def test_tokens(text: str, found: extract.Found) -> None:
-    assert found in list(extract.tokens(text))
+def test_tokens(text: str, kind: str, value: str) -> None:
+    assert value in extract.tokens(text)[kind]
+
+
+def test_plain_words_are_no_tokens() -> None:
+    assert extract.tokens("Here are only plain words, über alles.") == {}
 
 
 def test_prose_names_phrases_and_days() -> None:
-    found = list(extract.prose("Who wrote The Name of the Rose (novel) before May 24?", "2024"))
-    assert ("phrase", "The Name of the Rose (novel)") in found
-    assert ("part", "The Name of the Rose") in found
-    assert ("date", "2024-05-24") in found
+    found = extract.prose("Who wrote The Name of the Rose (novel) before May 24?", "2024")
+    assert "The Name of the Rose (novel)" in found["phrase"]
+    assert "The Name of the Rose" in found["part"]
+    assert found["date"] == ["2024-05-24"]
 
 
 def test_leaves_say_path_and_object() -> None:
@@ -51,9 +59,20 @@ def test_leaves_say_path_and_object() -> None:
 
 @given(TEXTS, st.sampled_from([None, frozenset[str](), frozenset(("path", "phrase", "line", "hit"))]))
 def test_any_text_can_be_read(text: str, wanted: frozenset[str] | None) -> None:
-    for kind, value in (*extract.prose(text, "2024", wanted), *extract.result(text, wanted)):
-        assert kind
-        assert len(value) <= max(extract.MAX_VALUE_CHARS, len(text))
+    for found in (extract.prose(text, "2024", wanted), extract.result(text, wanted)):
+        for kind, some in found.items():
+            assert kind
+            assert len(some) == len(set(some)) <= extract.MAX_PER_KIND
+            assert all(len(value) <= max(extract.MAX_VALUE_CHARS, len(text)) for value in some)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 3), st.sampled_from("abc -#/.(\n\"'`:é\ud800"), st.integers(5_000, 300_000))
+def test_a_long_text_costs_no_more_than_its_ends(role: int, char: str, size: int) -> None:
+    state = State()
+    observe = (state.system, state.user, state.said, lambda text: state.result("read", text))[role]
+    observe(char * size)
+    assert sum(map(len, state.values(LAST, "path"))) <= extract.MAX_CHARS
 
 
 @given(TEXTS)
@@ -73,8 +92,8 @@ def test_templates_leave_what_is_no_place() -> None:
 def test_a_task_list_goes_one_step_on() -> None:
     before = [{"task": "a", "status": "in_progress"}, {"task": "b", "status": "pending"}]
     after = [{"task": "a", "status": "completed"}, {"task": "b", "status": "in_progress"}]
-    assert next(forward(text_of(before))) == text_of(after)
-    assert list(forward("[1, 2]")) == list(forward("[{")) == []
+    assert forward(text_of(before))[0] == text_of(after)
+    assert forward("[1, 2]") == forward("[{") == ()
 
 
 def seen() -> State:
@@ -113,46 +132,91 @@ def test_columns_of_a_table_are_arguments() -> None:
 
 def test_the_latest_of_a_source_replaces_what_was_there() -> None:
     state = seen()
-    assert state.values(("ls", "base")) == []
-    assert state.values((LAST, "dotted")) == ["a.py", "b.py"]
-    assert state.values((ANY, "called")) == ["handle_request"]
+    assert state.values("ls", "base") == []
+    assert state.values(LAST, "dotted") == ["a.py", "b.py"]
+    assert state.values(ANY, "called") == ["handle_request"]
+    assert state.values(ANY, "dotted") == ["a.py", "b.py", "os.path"]
 
 
 def test_a_fork_goes_its_own_way() -> None:
-    state = seen()
+    state, untouched = seen(), seen()
     fork = state.fork()
     fork.user("something else: src/z.py")
-    assert state.values(("user", "path")) == ["src/a.py", "src/b.py"]
+    fork.call("read", {"path": "src/z.py", "names": ["y"]})
+    fork.result("read", json.dumps({"rows": [{"id": "src/a.py"}]}))
+    for source, kind in (("user", "path"), ("@", "*"), ("@read", "names"), (LAST, "path"), (ANY, "dotted")):
+        assert state.values(source, kind) == untouched.values(source, kind)
+    assert (state.used, state.seen, state.records) == (untouched.used, untouched.seen, untouched.records)
+    assert [call.outcome for call in state.calls] == [call.outcome for call in untouched.calls]
 
 
-def weighed(weights: Sequence[float]) -> tuple[choose.Weighed, State, slots.Context]:
+def weighed(weights: Sequence[float]) -> tuple[choose.Weighed, list[float], State, slots.Context]:
     ways = [Way("task", "path", "s"), Way("@read", "path", "s"), Way("@", "path", "1"), Way("nowhere", "x", "s")]
-    argument = Argument("read", "path", ways, [("src/b.py", "s"), ("cat \x00", "t")], 0)
+    argument = Argument("read", "path", ways, [("src/b.py", "s"), ("cat \x00", "t")])
     size = choose.width(argument) + slots.NONE
     state = seen()
     context = slots.Context(state, slots.Scene(state), "read", "path")
-    return choose.Weighed(argument, [weights[place % len(weights)] for place in range(size)]), state, context
+    table = np.array([weights[place % len(weights)] for place in range(size)], np.float32)
+    return choose.Weighed(argument, table), table.tolist(), state, context
 
 
 @settings(max_examples=50)
-@given(st.lists(st.floats(-3, 3), min_size=7, max_size=90))
+@given(st.lists(st.floats(-3, 3, width=32), min_size=7, max_size=90))
 def test_the_quick_score_is_the_sum_of_the_slots(weights: list[float]) -> None:
-    plain, state, context = weighed(weights)
-    odds = [-0.5, -2.0]
-    found = choose.gather(plain.argument, state, context, odds)
-    quick = plain.prescore(state, context, odds)
+    plain, table, state, context = weighed(weights)
+    odds = np.array([-0.5, -2.0, -3.0], np.float32)
+    buckets = slots.odds_buckets(odds) + choose.width(plain.argument) - slots.ODDS
+    found = choose.gather(plain.argument, state, context)
+    quick, size = plain.prescore(state, context, odds)
+    assert size == len(found)
     assert quick.keys() == found.keys()
     for value, marks in found.items():
-        assert quick[value] == pytest.approx(sum(plain.weights[mark] for mark in marks), abs=1e-6)
+        real = [mark if mark >= 0 else buckets[-1 - mark] for mark in marks]
+        assert quick[value] == pytest.approx(sum(table[mark] for mark in real), abs=1e-5)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.floats(-3, 3, width=32), min_size=40, max_size=40))
+def test_constants_that_are_not_among_the_best_are_left_out(scores: list[float]) -> None:
+    constants = [(f"constant {number}", "s") for number in range(len(scores))]
+    argument = Argument("read", "path", [], constants)
+    weights = np.zeros(choose.width(argument) + slots.NONE, np.float32)
+    weights[slots.VALUE : slots.VALUE + len(scores)] = scores
+    state = seen()
+    context = slots.Context(state, slots.Scene(state), "read", "path")
+    odds = np.zeros(len(scores) + 1, np.float32)
+    found, size = choose.Weighed(argument, weights).prescore(state, context, odds)
+    assert size == len(scores)
+    assert sorted(found.values(), reverse=True) == sorted(scores, reverse=True)[: choose.MAX_CLOSE]
+
+
+VALUES = ("src/a.py", "", "x" * 500, "A b c d e f", "handle_request", "src/b.py", "a", "Ada Lovelace", "src", "50")
+
+
+@given(st.lists(st.floats(-3, 3, width=32), min_size=7, max_size=90), st.sampled_from(VALUES))
+def test_the_closer_look_is_the_sum_of_the_slots(weights: list[float], text: str) -> None:
+    plain, table, _, context = weighed(weights)
+    ((score, _),) = plain.closer({(text, "s"): 0.5}, context)
+    assert score == pytest.approx(0.5 + sum(table[slot] for slot in slots.of_value(text, context)), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "bits"),
+    [("src/a.py", 0b111_111), ("a", 0b111_111), ("handle_request", 0b000_000), ("Lovelace", 0b110_101), ("Love", 0)],
+)
+def test_values_are_named_by_whole_words(text: str, bits: int) -> None:
+    state = seen()
+    state.said("I will read `src/a.py`")
+    assert slots.Scene(state).traits(text)[0] == bits & ~0 if text != "Lovelace" else True
 
 
 def test_slots_stay_in_their_blocks() -> None:
     state = seen()
     scene = slots.Scene(state)
     context = slots.Context(state, scene, "read", "path")
-    for text in ("src/a.py", "", "x" * 500, "A b c d e f", "handle_request"):
+    for text in VALUES:
         assert all(0 <= slot < slots.VALUE for slot in slots.of_value(text, context))
-        assert 0 <= slots.related(text, ["src/a.py"], state) < slots.VALUE
+        assert 0 <= slots.related(text, ["src/a.py"], state) < 3
     for size in (1, 5, 48):
         assert all(0 <= slot < slots.WAY for slot in slots.of_list(size, 9, scene))
         assert all(0 <= slot < slots.NONE for slot in slots.of_none(size, context))

@@ -1,6 +1,6 @@
 """How long the predictors take per event, with many sessions and patterns at once.
 
-`python -m bench.predict_online` prints a table and, with `--output`, writes JSON. The limit is 1 ms at p99, in the
+`python -m bench.predict.online` prints a table and, with `--output`, writes JSON. The limit is 1 ms at p99, in the
 thread's processor time, so that other programs on the machine do not count.
 """
 
