@@ -15,6 +15,7 @@ from sglang_paste.events import MAX_MESSAGE_CHARS, MAX_RESULT_CHARS, CallIssued,
 from sglang_paste.session import Message, MessageCall, Note, Sessions
 from sglang_paste.session.message import flatten
 from sglang_paste.session.note import KEY, write
+from sglang_paste.session.reply import Reply, ReplyCall
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class ApiTurn:
         self.session = session
         self._messages = messages
         self._sink = sink
-        self._issued: dict[str, int] = {}
+        self._issued: dict[str, list[ReplyCall]] = {}
         self._said: dict[str, list[str]] = {}
         self._answered = False
 
@@ -70,8 +71,9 @@ class ApiTurn:
         """The API gave (tool, id) to the next calls of `request`."""
         events: list[EngineEvent] = []
         for tool, call_id in calls:
-            index = self._issued.get(request, 0)
-            self._issued[request] = index + 1
+            issued = self._issued.setdefault(request, [])
+            index = len(issued)
+            issued.append(ReplyCall(call_id, tool))
             SESSIONS.issued(self.tenant, self.session, call_id)
             events.append(CallIssued(**self._head(request), position=position, index=index, tool=tool, call_id=call_id))
         if events:
@@ -80,6 +82,16 @@ class ApiTurn:
     def say(self, request: str, text: str) -> None:
         """A piece of the answer's text was streamed."""
         self._said.setdefault(request, []).append(text)
+
+    def add(self, request: str, index: int, arguments: str) -> None:
+        """A piece of the arguments of a call was streamed."""
+        issued = self._issued.get(request, ())
+        if index < len(issued):
+            issued[index].arguments += arguments
+
+    def reply(self, request: str) -> Reply:
+        """What of the answer was streamed."""
+        return Reply("".join(self._said.get(request, ())), self._issued.get(request, []))
 
     def answer(self, request: str) -> None:
         """The answer that was streamed is complete."""

@@ -16,6 +16,7 @@ from typing import Any
 from sglang_paste.config import Settings, ToolConfig
 from sglang_paste.errors import ConfigError
 from sglang_paste.patches import check
+from sglang_paste.schedule.policies import DEFAULT_POLICY, POLICIES
 
 HEADING = "tool speculation"
 ENABLE = "--enable-tool-speculation"
@@ -29,9 +30,16 @@ FLAGS = (
     "--tool-cpus",
     "--tool-patterns",
     "--tool-session-memory",
+    "--tool-warm-slice",
+    "--tool-retention-budget",
+    "--tool-retention-policy",
+    "--tool-return-bound",
 )
 
 SESSION_MEMORY = 256
+WARM_SLICE = 1024
+RETURN_BOUND = 5.0
+RETENTION_BUDGET = 0.8
 
 _MAX_YAML_BYTES = 1024 * 1024
 # What an address of a Unix socket can hold, less the name of the socket.
@@ -82,6 +90,32 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="Memory for the tokens of conversations, so that a turn costs its new ones; 0 for none. Default: 256.",
     )
+    group.add_argument(
+        "--tool-warm-slice",
+        metavar="TOKENS",
+        type=int,
+        help="How much of a session's next prompt is prefilled at a time while nothing waits, once its tool's result "
+        "is known; 0 for none. Default: 1024.",
+    )
+    group.add_argument(
+        "--tool-retention-budget",
+        metavar="SHARE",
+        type=float,
+        help="The share of the KV cache that sessions may keep while their tools run, as long as no request needs the "
+        "room; 0 for none. Default: 0.8.",
+    )
+    group.add_argument(
+        "--tool-retention-policy",
+        choices=sorted(POLICIES),
+        help="What decides which of them go first. Default: value.",
+    )
+    group.add_argument(
+        "--tool-return-bound",
+        metavar="SECONDS",
+        type=float,
+        help="Waiting requests go first whose session's next tool is worth most, but for those that have waited so "
+        "long; 0 to leave the order alone. Default: 5.",
+    )
 
 
 def read(args: argparse.Namespace, server_args: Any) -> Settings | None:
@@ -110,6 +144,10 @@ def read(args: argparse.Namespace, server_args: Any) -> Settings | None:
         cpus=args.tool_cpus,
         patterns=args.tool_patterns,
         session_memory=args.tool_session_memory,
+        warm_slice=args.tool_warm_slice,
+        retention_budget=args.tool_retention_budget,
+        retention_policy=args.tool_retention_policy,
+        return_bound=args.tool_return_bound,
     )
 
 
@@ -124,14 +162,26 @@ def settle(
     cpus: str | None,
     patterns: str | None = None,
     session_memory: int | None = None,
+    warm_slice: int | None = None,
+    retention_budget: float | None = None,
+    retention_policy: str | None = None,
+    return_bound: float | None = None,
 ) -> Settings:
     """Check every value and make the directories. Raises ConfigError."""
     if not is_loopback(host) and not api_key:
         raise ConfigError(f"the gateway would listen on {host} without a key; give --api-key or a loopback address")
     if budget is not None and budget < 0:
         raise ConfigError(f"the speculation budget is {budget}; give 0 or more")
-    if session_memory is not None and session_memory < 0:
-        raise ConfigError(f"--tool-session-memory is {session_memory}; give 0 or more")
+    amounts = {
+        "--tool-session-memory": session_memory,
+        "--tool-warm-slice": warm_slice,
+        "--tool-return-bound": return_bound,
+    }
+    for flag, value in amounts.items():
+        if value is not None and value < 0:
+            raise ConfigError(f"{flag} is {value}; give 0 or more")
+    if retention_budget is not None and not 0 <= retention_budget <= 1:
+        raise ConfigError(f"--tool-retention-budget is {retention_budget}; give a share of the cache from 0 to 1")
     cores = parse_cpus(cpus) if cpus else None
     tools = load_tools(tool_config) if tool_config else ToolConfig()
     require_free(host, port)
@@ -147,6 +197,10 @@ def settle(
         patterns=check_patterns(patterns) if patterns else None,
         inert=inert_arguments(tools),
         session_memory=SESSION_MEMORY if session_memory is None else session_memory,
+        warm_slice=WARM_SLICE if warm_slice is None else warm_slice,
+        retention_budget=RETENTION_BUDGET if retention_budget is None else retention_budget,
+        retention_policy=retention_policy or DEFAULT_POLICY,
+        return_bound=RETURN_BOUND if return_bound is None else return_bound,
     )
 
 

@@ -5,17 +5,20 @@ from typing import Any
 
 import msgspec
 
-from sglang_paste.patches import bus
+from sglang_paste.patches import bus, warm
 from sglang_paste.patches.api_turn import ApiTurn, begin, chat_messages, harmless, turn_of
+from sglang_paste.session.reply import Reply, ReplyCall
 
 
 class _Function(msgspec.Struct):
     name: str | None = None
+    arguments: str | None = None
 
 
 class _Call(msgspec.Struct):
     function: _Function
     id: str | None = None
+    index: int = 0
 
 
 class _Delta(msgspec.Struct):
@@ -40,12 +43,12 @@ _CHUNK = msgspec.json.Decoder(_Chunk)
 def converted(result: Any, serving: Any, request: Any, raw_request: Any = None) -> None:
     """After `_convert_to_internal_request`: a request with tools gets its session and its note."""
     adapted, _ = result
-    if not serving._tool_call_parsing_active(request) or serving._encoding_output() is not None:
+    if warm.rendering() or not serving._tool_call_parsing_active(request) or serving._encoding_output() is not None:
         return
     tools = serving._effective_tools(request)
     if not tools:
         return
-    begin(
+    turn = begin(
         request,
         adapted.sampling_params,
         chat_messages(request.messages),
@@ -54,6 +57,7 @@ def converted(result: Any, serving: Any, request: Any, raw_request: Any = None) 
         thinking=_thinking(serving, request),
         sink=bus.sink("api"),
     )
+    warm.began(turn, serving, request)
 
 
 @harmless
@@ -64,9 +68,13 @@ def built(result: Any, serving: Any, request: Any, ret: list[dict[str, Any]], cr
         return
     for choice, item in zip(result.choices, ret, strict=True):
         meta = item["meta_info"]
-        calls = [(call.function.name or "", call.id or "") for call in choice.message.tool_calls or ()]
-        turn.issue(meta["id"], meta.get("completion_tokens", 0), calls)
+        calls = [
+            ReplyCall(call.id or "", call.function.name or "", call.function.arguments or "")
+            for call in choice.message.tool_calls or ()
+        ]
+        turn.issue(meta["id"], meta.get("completion_tokens", 0), [(call.name, call.id) for call in calls])
         turn.answered(choice.message.content or "", meta["id"])
+        warm.replied(turn, meta, Reply(choice.message.content or "", calls))
 
 
 async def streamed(original: Callable[..., AsyncIterator[str]], serving: Any, *args: Any, **kwargs: Any) -> Any:
@@ -78,6 +86,7 @@ async def streamed(original: Callable[..., AsyncIterator[str]], serving: Any, *a
             _read(chunk, turn, meta)
         yield chunk
     if turn is not None and kwargs.get("flush"):
+        warm.replied(turn, meta, turn.reply(meta["id"]))
         turn.answer(meta["id"])
 
 
@@ -86,8 +95,11 @@ def _read(chunk: str, turn: ApiTurn, meta: dict[str, Any]) -> None:
     for choice in _CHUNK.decode(chunk.removeprefix("data: ")).choices:
         if choice.delta.content:
             turn.say(meta["id"], choice.delta.content)
-        calls = [(call.function.name or "", call.id) for call in choice.delta.tool_calls or () if call.id]
+        pieces = choice.delta.tool_calls or ()
+        calls = [(call.function.name or "", call.id) for call in pieces if call.id]
         turn.issue(meta["id"], meta.get("completion_tokens", 0), calls)
+        for call in pieces:
+            turn.add(meta["id"], call.index, call.function.arguments or "")
 
 
 def _thinking(serving: Any, request: Any) -> bool | None:

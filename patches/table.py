@@ -238,7 +238,114 @@ DELTA_TURNS = (
     ),
 )
 
-HOOKS: tuple[Hook, ...] = (*PARSER, *SIDE_PROCESS, *BOUNDARIES, *DELTA_TURNS)
+RETENTION = (
+    Hook(
+        target="sglang.srt.mem_cache.registry.create_unified_radix_cache",
+        kind="around",
+        roles=("scheduler",),
+        signature="(ctx, *, cache_class=None)",
+        function="retention_cache:made",
+    ),
+    Hook(
+        target="sglang.srt.mem_cache.unified_radix_cache.UnifiedRadixCache._evict",
+        kind="override",
+        roles=("scheduler",),
+        signature="(self, params, available_size_targets=None, *, allocation_reclaim_satisfied=None)",
+        function="retention_cache:RetainingCache._evict",
+    ),
+    Hook(
+        target="sglang.srt.mem_cache.unified_radix_cache.UnifiedRadixCache.on_release",
+        kind="override",
+        roles=("scheduler",),
+        signature="(self, req, *, checkpointed)",
+        function="retention_cache:RetainingCache.on_release",
+    ),
+    Hook(
+        target="sglang.srt.mem_cache.unified_radix_cache.UnifiedRadixCache.reset",
+        kind="override",
+        roles=("scheduler",),
+        signature="(self)",
+        function="retention_cache:RetainingCache.reset",
+    ),
+    Hook(
+        target="sglang.srt.managers.scheduler.Scheduler.init_request_dispatcher",
+        kind="after",
+        roles=("scheduler",),
+        signature="(self)",
+        function="retention:dispatching",
+    ),
+    Hook(
+        target="sglang.srt.managers.scheduler.Scheduler._poll_timeout_aborts",
+        kind="after",
+        roles=("scheduler",),
+        signature="(self)",
+        function="retention:polled",
+    ),
+    Hook(
+        target="sglang.srt.managers.scheduler.Scheduler._add_request_to_queue",
+        kind="before",
+        roles=("scheduler",),
+        signature="(self, req, is_retracted=False)",
+        function="retention:queued",
+    ),
+    Hook(
+        target="sglang.srt.managers.scheduler._make_abort_req",
+        kind="after",
+        roles=("scheduler",),
+        signature="(req, finished_reason=None)",
+        function="retention:aborted",
+    ),
+)
+
+WARMING = (
+    Hook(
+        target="sglang.srt.managers.scheduler_components.request_receiver.SchedulerRequestReceiver._pull_raw_reqs",
+        kind="after",
+        roles=("scheduler",),
+        signature="(self)",
+        function="intake:pulled",
+    ),
+    Hook(
+        target="sglang.srt.managers.scheduler.Scheduler._poll_timeout_aborts",
+        kind="after",
+        roles=("scheduler",),
+        signature="(self)",
+        function="intake:polled",
+    ),
+    Hook(
+        target="sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer.stream_output",
+        kind="before",
+        roles=("scheduler",),
+        signature="(self, reqs, return_logprob, skip_req=None)",
+        function="intake:streaming",
+    ),
+    Hook(
+        target="sglang.srt.managers.scheduler.Scheduler.send_abort_output",
+        kind="around",
+        roles=("scheduler",),
+        signature="(self, abort_req, req)",
+        function="intake:aborting",
+    ),
+)
+
+RETURN_ORDER = (
+    Hook(
+        target="sglang.srt.managers.scheduler.Scheduler.init_request_dispatcher",
+        kind="after",
+        roles=("scheduler",),
+        signature="(self)",
+        function="return_order:dispatching",
+    ),
+    Hook(
+        target="sglang.srt.managers.scheduler.Scheduler._poll_timeout_aborts",
+        kind="after",
+        roles=("scheduler",),
+        signature="(self)",
+        function="return_order:polled",
+    ),
+)
+
+HOOKS: tuple[Hook, ...] = (*PARSER, *SIDE_PROCESS, *BOUNDARIES, *DELTA_TURNS, *RETENTION, *WARMING, *RETURN_ORDER)
 
 
 def hooks_of(role: Role, hooks: Iterable[Hook] | None = None) -> list[Hook]:

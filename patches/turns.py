@@ -8,7 +8,7 @@ from typing import Any
 from sglang_paste.patches import arm
 from sglang_paste.patches.api_turn import harmless, tenant_of
 from sglang_paste.patches.turn_codec import codec_of
-from sglang_paste.patches.turn_metrics import TurnMetrics
+from sglang_paste.patches.turn_metrics import turn_metrics
 from sglang_paste.patches.turn_past import Pasts
 from sglang_paste.session.delta import Counts, DeltaTokenizer, Prompt
 from sglang_paste.session.kept import KeptPrompts
@@ -31,7 +31,7 @@ class Turns:
         self.pasts = Pasts(capacity // 4)
         self._tokenizers: dict[tuple[int, bool], DeltaTokenizer | None] = {}
         self._held: list[Any] = []
-        self._metrics = TurnMetrics(self.counts) if metrics else None
+        self._metrics = turn_metrics(self.counts) if metrics else None
 
     def tokenizer(self, tokenizer: Any, *, lead: bool) -> DeltaTokenizer | None:
         """The delta tokenizer of a tokenizer, or None for one that cannot be used so."""

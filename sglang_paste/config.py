@@ -130,7 +130,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     socket and the state of the side process; `api_key` is the gateway's bearer token, None for no auth. `cpus` are the
     cores of the side process and its tools, None for all; `patterns` is a mined file; `inert` holds each tool's inert
     arguments by the name under which it is offered; `session_memory` (MiB) is for the tokens of conversations, 0 for
-    none."""
+    none; `warm_slice` is how many tokens are prefilled ahead at a time, 0 for none; `return_bound` is how many seconds
+    a waiting request may be passed by others, 0 for not at all; `retention_budget` is the share of the KV cache that may
+    be retained, `retention_policy` the name of what decides."""
 
     tool_config: str | None
     gateway_host: str
@@ -143,3 +145,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     patterns: str | None = None
     inert: dict[str, tuple[str, ...]] = {}
     session_memory: int = 256
+    warm_slice: int = 1024
+    return_bound: float = 5.0
+    retention_budget: float = 0.8
+    retention_policy: str = "value"

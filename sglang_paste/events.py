@@ -1,4 +1,5 @@
-"""The events of a session, as the engine announces them: the vocabulary of the whole project.
+"""The events of a session, as the engine announces them, and the directives the side process answers with: the
+vocabulary of the whole project.
 
 Times are CLOCK_MONOTONIC seconds, which all processes of a machine share. `position` counts the output tokens
 of the turn that were committed when the event was known. Arguments travel as the JSON text of one object.
@@ -116,6 +117,41 @@ EngineEvent = (
     | SessionEnded
 )
 
+
+class Directive(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknown_fields=True):
+    """What every directive says: whose session it is about, and when it was true. Directives advise; the engine does
+    without them where none come."""
+
+    tenant: TenantId
+    session: SessionId
+    time: float
+
+
+class Expect(Directive, frozen=True, kw_only=True):
+    """What is ahead of a session: its tools are done within `p50` seconds after `time` in half of such cases, within
+    `p90` in nine of ten; 0 where no tool is under way. The call it makes next was or will be run early with
+    `hit_probability`, and takes `tool_seconds` by itself."""
+
+    p50: float
+    p90: float
+    hit_probability: float = 0.0
+    tool_seconds: float = 0.0
+
+
+class Release(Directive, frozen=True, kw_only=True):
+    """The session will not come back."""
+
+
+class Warm(Directive, frozen=True, kw_only=True):
+    """The result of the `index`-th call of a turn is known before the session has come back with it."""
+
+    request: str
+    index: int
+    content: str
+
+
+EngineDirective = Expect | Release | Warm
+
 MAX_RESULT_CHARS = 65_536
 MAX_MESSAGE_CHARS = 16_384
 
@@ -124,7 +160,7 @@ class Ping(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknown_f
     """A heartbeat. Each side sends one a second and answers none.
 
     `dropped` counts what its sender could not send, `unread` the turns in which it gave up looking for calls, and
-    `starts` how often the server has started the side process.
+    `starts` how often the server has started the side process. `load` is how busy an engine is, from 0 to 1.
     """
 
     sender: str
@@ -132,6 +168,7 @@ class Ping(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknown_f
     dropped: int = 0
     unread: int = 0
     starts: int = 0
+    load: float = 0.0
 
 
-Message = EngineEvent | Ping
+Message = EngineEvent | EngineDirective | Ping

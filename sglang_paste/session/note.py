@@ -13,13 +13,15 @@ MAX_NOTE_BYTES = 4 * 1024 * 1024
 
 class Note(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`tools` are the OpenAI tools in effect, kept as text so that equal ones are read once. `thinking` is None where
-    reasoning is not split off, else whether the output starts within it."""
+    reasoning is not split off, else whether the output starts within it. `ahead` marks a prompt that is prefilled
+    before its session is back: how many of its tokens the cache should have."""
 
     tenant: TenantId
     session: SessionId
     tools: msgspec.Raw
     choice: str | dict[str, Any] = "auto"
     thinking: bool | None = None
+    ahead: int | None = None
 
 
 class OwnText(str):

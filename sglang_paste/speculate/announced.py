@@ -62,6 +62,18 @@ class Announcements:
                 return _only({each.session for each in exact})
         return _only({each.session for each in self._of(tenant, key) if each.ready})
 
+    def place(self, tenant: TenantId, session: SessionId, key: str, call_id: str | None) -> tuple[str, int] | None:
+        """The request and the index of such a call of the session that the engine has really made: the one with this
+        id, else the first."""
+        made = [
+            (slot, each.call_id)
+            for slot, each in self._slots.items()
+            if each.key == key and each.ready and slot[:2] == (tenant, session)
+        ]
+        named = [slot for slot, issued in made if call_id is not None and issued == call_id]
+        slots = named or [slot for slot, _ in made]
+        return slots[0][2:] if slots else None
+
     def returned(self, tenant: TenantId, session: SessionId, key: str, call_id: str | None) -> None:
         """The session has the result of such a call. Until then the call may come, or come again."""
         own = [slot for slot, each in self._slots.items() if each.key == key and slot[:2] == (tenant, session)]

@@ -15,12 +15,13 @@ from sglang_paste.execute.base import Outcome
 from sglang_paste.gateway.api import Answer, Health, How, Offer, Ticket
 from sglang_paste.observe.spans import Span
 from sglang_paste.policy import does_write
-from sglang_paste.predict.base import Candidate
+from sglang_paste.predict.base import Candidate, RunTime
 from sglang_paste.speculate.early import Clock, Early, Spawn
 from sglang_paste.speculate.entries import Claim, Entry
 from sglang_paste.speculate.flights import STOPPING, Flight, Seat, Settled
 from sglang_paste.speculate.journal import Begun, Journal
 from sglang_paste.speculate.ledger import Ledger
+from sglang_paste.speculate.outlook import Outlook
 from sglang_paste.speculate.record import Recorder
 from sglang_paste.speculate.tools import Tools
 
@@ -34,6 +35,9 @@ class Learner(Protocol):
         self, call: ToolCall, content: str, duration: float, *, ok: bool, asked: float | None = None
     ) -> list[Candidate]:
         """As predict.base.Predictor.confirm."""
+
+    def run_time(self, tenant: TenantId, tool: str) -> RunTime:
+        """How long the tool takes for this tenant."""
 
 
 class ToolDesk:
@@ -50,6 +54,7 @@ class ToolDesk:
         spawn: Spawn,
         clock: Clock,
         engine_alive: Callable[[], bool],
+        outlook: Outlook,
     ) -> None:
         self.stopping = False
         self._tools = tools
@@ -62,6 +67,7 @@ class ToolDesk:
         self._spawn = spawn
         self._clock = clock
         self._engine_alive = engine_alive
+        self._outlook = outlook
         self._flights: dict[int, Flight] = {}
         self._airborne: set[Flight] = set()
 
@@ -156,6 +162,7 @@ class ToolDesk:
         self._recorder.early_claimed(entry, now)
         self._early.drop([entry])
         self._close(call, outcome)
+        self._foretell(call, claim, outcome)
         self._spawn(self._learn(call, claim, outcome, asked))
         self._recorder.answered(call, claim.session, "reused", outcome, asked, now)
         return Settled(Answer(outcome=outcome, how="reused", waited=now - asked))
@@ -172,10 +179,13 @@ class ToolDesk:
 
     async def _fly(self, flight: Flight, number: int, claim: Claim, settled: anyio.Event | None) -> None:
         call = flight.call
+        run = 0
         try:
+            run = self._begin_wait(flight, claim)
             with flight.scope:
                 outcome, how = await self._outcome(call, claim, settled)
                 self._close(call, outcome)
+                self._foretell(call, claim, outcome)
                 now = self._clock()
                 self._recorder.answered(call, claim.session, how, outcome, flight.asked, now)
                 flight.land((outcome, how), now)
@@ -185,6 +195,7 @@ class ToolDesk:
             flight.land(error, self._clock())
             return
         finally:
+            self._outlook.ended(call.tenant, claim.session, run)
             flight.crash(self._clock(), stopping=self.stopping)
             self._flights.pop(number, None)
             self._airborne.discard(flight)
@@ -243,6 +254,19 @@ class ToolDesk:
         except JournalError as error:
             logger.error("%s", error)
             self.refused("journal")
+
+    def _begin_wait(self, flight: Flight, claim: Claim) -> int:
+        """The session waits for a tool from now on, one that may have run for a while."""
+        since = claim.entry.started_at if claim.kind == "joined" and claim.entry else None
+        expected = self._learner.run_time(flight.call.tenant, flight.call.tool)
+        return self._outlook.began(flight.call.tenant, claim.session, expected, since or flight.asked)
+
+    def _foretell(self, call: ToolCall, claim: Claim, outcome: Outcome) -> None:
+        """The client has the result in a moment, and the session is back with it in another."""
+        if claim.session is not None and outcome.failure is None:
+            key = self._early.key(call.tool, call.arguments)
+            place = self._ledger.place(call.tenant, claim.session, key, call.call_id)
+            self._outlook.known(call.tenant, claim.session, place, outcome.content)
 
     async def _learn(self, call: ToolCall, claim: Claim, outcome: Outcome, asked: float) -> None:
         if outcome.failure in ("cancelled", "unavailable"):

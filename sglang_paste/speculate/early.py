@@ -19,6 +19,7 @@ from sglang_paste.speculate.budget import to_preempt, to_supersede
 from sglang_paste.speculate.entries import Entry, Refusal
 from sglang_paste.speculate.journal import Disclosure, Journal
 from sglang_paste.speculate.ledger import Ledger
+from sglang_paste.speculate.outlook import Outlook
 from sglang_paste.speculate.planner import Load, choose
 from sglang_paste.speculate.record import Recorder
 from sglang_paste.speculate.tools import Tools, with_inert
@@ -33,7 +34,8 @@ class Early:
     """Carries out what the ledger and the planner decide.
 
     Without an engine nothing runs early: then this is a plain gateway. The desk says what it runs itself:
-    `authoritative` counts its runs by tool, `asked` its calls by tenant and key.
+    `authoritative` counts its runs by tool, `asked` its calls by tenant and key. `engine_load` is what the engine said
+    last, from 0 to 1.
     """
 
     def __init__(
@@ -48,7 +50,9 @@ class Early:
         clock: Clock,
         engine_alive: Callable[[], bool],
         foresee: Callable[[ToolCall, str, float, float], list[Candidate]],
+        outlook: Outlook,
     ) -> None:
+        self.engine_load = 0.0
         self.authoritative: Counter[str] = Counter()
         self.asked: Counter[tuple[TenantId, str]] = Counter()
         self._ledger = ledger
@@ -62,6 +66,7 @@ class Early:
         self._clock = clock
         self._engine_alive = engine_alive
         self._foresee = foresee
+        self._outlook = outlook
         self._cores = len(os.sched_getaffinity(0))
         self._runs: dict[int, Run] = {}
         self._settled: dict[int, anyio.Event] = {}
@@ -76,6 +81,8 @@ class Early:
                 self._metrics.admissions.labels(candidate.source).inc()
             else:
                 self._metrics.refusals.labels(refused).inc()
+            if refused in (None, "present") and candidate.source != "stream":
+                self._outlook.next_call(candidate)
         self.plan()
 
     def plan(self) -> None:
@@ -85,7 +92,7 @@ class Early:
             return
         executing = self._ledger.executing()
         busy = (self.authoritative.total() + len(executing)) / self._cores
-        load = Load(tools=min(1.0, busy))
+        load = Load(engine=self.engine_load, tools=min(1.0, busy))
         chosen = choose(queued, executing, self.authoritative, self._policies, self._limits, load)
         for entry in chosen:
             self._start(entry)
@@ -187,6 +194,8 @@ class Early:
             if entry.ended:
                 self._recorder.early_ended(entry)
         if entry.state == "ready":
+            place = self._ledger.place(entry.tenant, entry.session, entry.key, None)
+            self._outlook.known(entry.tenant, entry.session, place, outcome.content)
             self._look_ahead(entry, outcome)
         self.plan()
 

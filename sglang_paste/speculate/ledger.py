@@ -109,6 +109,10 @@ class Ledger:
         own = [entry for entry in self._entries.values() if (entry.tenant, entry.session) == (tenant, session)]
         return self._end_all((entry for entry in own if not entry.waiters), "cancelled", "session ended", now)
 
+    def place(self, tenant: TenantId, session: SessionId, key: str, call_id: str | None) -> tuple[str, int] | None:
+        """The request and the index of a call that the engine has made and the session has no result of."""
+        return self._announced.place(tenant, session, key, call_id)
+
     # Speculative runs
 
     def admit(self, candidate: Candidate, now: float) -> Entry | Refusal:

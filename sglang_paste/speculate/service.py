@@ -15,7 +15,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
-from sglang_paste.calls import ToolCall
+from sglang_paste.calls import TenantId, ToolCall
 from sglang_paste.config import Settings, ToolConfig
 from sglang_paste.errors import ConfigError
 from sglang_paste.events import (
@@ -23,6 +23,7 @@ from sglang_paste.events import (
     CallIssued,
     CallLikely,
     CallReady,
+    Directive,
     EngineEvent,
     Event,
     Message,
@@ -30,19 +31,21 @@ from sglang_paste.events import (
     SessionEnded,
     ToolReturned,
     TurnEnded,
+    TurnStarted,
 )
 from sglang_paste.execute.catalog import Catalog, load_config
 from sglang_paste.gateway.auth import Auth
 from sglang_paste.gateway.server import bind, serving
 from sglang_paste.observe.metrics import Metrics
 from sglang_paste.observe.spans import Spans
-from sglang_paste.predict import Candidate, Predictors
+from sglang_paste.predict import Candidate, Predictors, RunTime
 from sglang_paste.speculate.budget import effective_limits
 from sglang_paste.speculate.desk import ToolDesk
 from sglang_paste.speculate.early import Early
 from sglang_paste.speculate.entries import Entry
 from sglang_paste.speculate.journal import Journal
 from sglang_paste.speculate.ledger import Ledger
+from sglang_paste.speculate.outlook import Outlook
 from sglang_paste.speculate.record import Recorder
 from sglang_paste.speculate.tools import Known, Tools
 from sglang_paste.wire.bus import Side, SideBus
@@ -66,6 +69,8 @@ class Learning(Protocol):
     ) -> list[Candidate]: ...
 
     def foresee(self, call: ToolCall, content: str, probability: float, claimed_in: float) -> list[Candidate]: ...
+
+    def run_time(self, tenant: TenantId, tool: str) -> RunTime: ...
 
     async def save(self) -> None: ...
 
@@ -95,6 +100,7 @@ class Service:
         self._recorder = Recorder(self.metrics, Spans())
         limits = effective_limits(config.limits, budget)
         self._ledger = Ledger(known.policies, limits)
+        self._outlook = Outlook(bus.tell, clock)
         self._early = Early(
             self._ledger,
             tools,
@@ -106,9 +112,19 @@ class Service:
             clock,
             self.engine_alive,
             learning.foresee,
+            self._outlook,
         )
         self.desk = ToolDesk(
-            tools, self._ledger, journal, self._early, learning, self._recorder, self.spawn, clock, self.engine_alive
+            tools,
+            self._ledger,
+            journal,
+            self._early,
+            learning,
+            self._recorder,
+            self.spawn,
+            clock,
+            self.engine_alive,
+            self._outlook,
         )
 
     def engine_alive(self) -> bool:
@@ -153,8 +169,14 @@ class Service:
         if isinstance(message, Ping):
             self._heard(sender, message)
             return
+        if isinstance(message, Directive):
+            return  # those come from here
         self._recorder.event(message)
         self._early.drop(self._ended_by(message))
+        if isinstance(message, TurnStarted):
+            self._outlook.turn_began(message.tenant, message.session)
+        elif isinstance(message, SessionEnded):
+            self._outlook.gone(message.tenant, message.session)
         if isinstance(message, TurnEnded) and not message.calls:
             self._early.give_up("turn ended", lambda entry: _same_session(entry, message))
         self._early.offer(self._learning.observe(message))
@@ -162,6 +184,8 @@ class Service:
     def _heard(self, sender: str, ping: Ping) -> None:
         self.metrics.dropped.labels(sender).set(ping.dropped)
         self.metrics.unread.labels(sender).set(ping.unread)
+        if sender == "scheduler":
+            self._early.engine_load = ping.load
         if ping.starts:
             self.metrics.starts.set(ping.starts)
 
@@ -186,7 +210,7 @@ class Service:
             self._early.plan()
             if now >= next_beat:
                 next_beat = now + BEAT_S
-                await self._bus.ping_all()
+                self._bus.ping_all()
                 self._look(now)
             await anyio.sleep(TICK_S)
 

@@ -3,19 +3,20 @@
 Nothing here ever waits for the other side. A full or absent peer means that messages are dropped and counted.
 """
 
+import asyncio
 import fcntl
 import os
 import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 import zmq
 import zmq.asyncio
 
 from sglang_paste.errors import ConfigError, WireError
-from sglang_paste.events import Message, Ping
+from sglang_paste.events import EngineDirective, Message, Ping
 from sglang_paste.wire.frames import MAX_FRAME_BYTES, decode, encode
 
 QUEUED_FRAMES = 4096
@@ -36,6 +37,9 @@ class EngineSide(Protocol):
     def poll(self) -> list[Message]:
         """What the side process has sent since the last call."""
 
+    def fileno(self) -> int:
+        """A descriptor that becomes readable when something came; read all of it then."""
+
     def close(self) -> None:
         """Idempotent."""
 
@@ -44,12 +48,16 @@ class Side(Protocol):
     """What the side process holds of the bus."""
 
     malformed: int
+    dropped: int
 
     async def recv(self) -> tuple[str, list[Message]]:
         """The next frame's sender and messages; a bad frame is counted and dropped."""
 
-    async def ping_all(self) -> None:
+    def ping_all(self) -> None:
         """A heartbeat to every peer that was heard from."""
+
+    def tell(self, directives: Sequence[EngineDirective]) -> None:
+        """Hand directives to every peer that was heard from; never waits."""
 
     def close(self) -> None:
         """Idempotent."""
@@ -93,6 +101,10 @@ class EngineBus:
             except WireError:
                 self.malformed += 1
 
+    def fileno(self) -> int:
+        """A descriptor that becomes readable when something came; read all of it then."""
+        return int(self._socket.getsockopt(zmq.FD))
+
     def close(self) -> None:
         """Drop what was not sent. Idempotent."""
         self._socket.close(linger=0)
@@ -110,6 +122,7 @@ class SideBus:
 
     def __init__(self, run_dir: str) -> None:
         self.malformed = 0
+        self.dropped = 0
         address = _address(run_dir)
         self._lock = _lock(run_dir)
         self._peers: dict[bytes, None] = {}
@@ -141,16 +154,27 @@ class SideBus:
             self._remember(parts[0])
             return parts[0].decode(errors="replace").split(".", 1)[0], messages
 
-    async def ping_all(self) -> None:
+    def ping_all(self) -> None:
         """A heartbeat to every peer that was heard from; a peer that is gone is forgotten."""
-        [frame] = encode([Ping(sender="speculator", time=time.monotonic())])
-        for peer in list(self._peers):
-            try:
-                await self._socket.send_multipart([peer, frame], flags=zmq.NOBLOCK)
-            except zmq.Again:
-                continue
-            except zmq.ZMQError:
-                del self._peers[peer]
+        self._send([Ping(sender="speculator", time=time.monotonic())])
+
+    def tell(self, directives: Sequence[EngineDirective]) -> None:
+        """Hand directives to every peer that was heard from; what one cannot take is dropped and counted."""
+        self.dropped += self._send(directives)
+
+    def _send(self, messages: Sequence[Message]) -> int:
+        """How many frames could not be sent; a peer that is gone is forgotten."""
+        lost = 0
+        for frame in encode(messages):
+            for peer in list(self._peers):
+                # With NOBLOCK the future is settled at once.
+                sent: asyncio.Future[Any] = self._socket.send_multipart([peer, frame], flags=zmq.NOBLOCK)  # type: ignore[assignment]
+                error = sent.exception()
+                if isinstance(error, zmq.Again):
+                    lost += 1
+                elif isinstance(error, zmq.ZMQError):
+                    del self._peers[peer]
+        return lost
 
     def close(self) -> None:
         """Idempotent."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import anyio
 
 from sglang_paste.errors import WireError
-from sglang_paste.events import Message, Ping
+from sglang_paste.events import EngineDirective, Message, Ping
 from sglang_paste.wire.frames import decode, encode
 
 
@@ -15,6 +15,7 @@ class MemorySide:
 
     def __init__(self, queued_frames: int = 256) -> None:
         self.malformed = 0
+        self.dropped = 0
         self.peers: dict[str, MemoryEngine] = {}
         self._send, self._receive = anyio.create_memory_object_stream[tuple[str, bytes]](queued_frames)
 
@@ -39,10 +40,15 @@ class MemorySide:
             except WireError:
                 self.malformed += 1
 
-    async def ping_all(self) -> None:
+    def ping_all(self) -> None:
         """A heartbeat to every engine."""
         for peer in self.peers.values():
             peer.inbox.append(Ping(sender="speculator", time=time.monotonic()))
+
+    def tell(self, directives: Sequence[EngineDirective]) -> None:
+        """Hand directives to every engine."""
+        for peer in self.peers.values():
+            peer.inbox += directives
 
     def close(self) -> None:
         """Idempotent."""
@@ -71,6 +77,10 @@ class MemoryEngine:
         """What the side process has sent since the last call."""
         messages, self.inbox = self.inbox, []
         return messages
+
+    def fileno(self) -> int:
+        """None: what comes is found by asking."""
+        return -1
 
     def close(self) -> None:
         """Idempotent."""

@@ -85,7 +85,7 @@ def test_off_is_off() -> None:
 @pytest.mark.parametrize("flag", flags.FLAGS[1:])
 def test_a_flag_without_its_switch_is_refused(flag: str) -> None:
     with pytest.raises(ConfigError, match=f"{flag} is given without --enable-tool-speculation"):
-        flags.read(parse(flag, "0"), server())
+        flags.read(parse(flag, "lru" if flag == "--tool-retention-policy" else "0"), server())
 
 
 def test_the_defaults(tmp_path: Path) -> None:

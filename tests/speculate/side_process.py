@@ -23,7 +23,7 @@ async def serve(settings: Settings, *, hang_after: int | None) -> None:
             await bus.recv()
             heard += 1
             if hang_after is None or heard <= hang_after:
-                await bus.ping_all()
+                bus.ping_all()
 
 
 def main() -> None:

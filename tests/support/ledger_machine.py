@@ -354,7 +354,8 @@ class Machine(RuleBasedStateMachine):
             call_id=asked.call_id if says_id and (says_session or ":" not in (asked.call_id or "")) else None,
         )
         if asked.sent.call_id and ":" in asked.sent.call_id:
-            asked.sent = msgspec.structs.replace(asked.sent, call_id=f"{asked.sent.call_id}:{self.example}:{asked.request}")
+            call_id = f"{asked.sent.call_id}:{self.example}:{asked.request}"
+            asked.sent = msgspec.structs.replace(asked.sent, call_id=call_id)
         if asked.sent.call_id:
             self.history.append(asked)
         self.execute_or_replay(asked)

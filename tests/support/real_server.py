@@ -66,7 +66,7 @@ def running_server(folder: Path, *arguments: str, **variables: str) -> Iterator[
         *("--max-total-tokens", "16384", "--mem-fraction-static", "0.4", "--sleep-on-idle"),
         *("--port", str(port), "--log-level", "warning", "--skip-server-warmup", "--served-model-name", "default"),
         *("--enable-tool-speculation", "--tool-config", str(config), "--tool-gateway-port", str(gateway_port)),
-        *("--tool-state-dir", str(folder / "state"), "--tool-patterns", str(patterns)),
+        *("--tool-state-dir", str(folder / "state"), "--tool-patterns", str(patterns), "--enable-metrics"),
         *arguments,
     ]
     environment = {**os.environ, "SGLANG_USE_CPU_ENGINE": "1", "HF_HUB_OFFLINE": "1", **variables}
@@ -175,4 +175,19 @@ additionalProperties = false
 
 [tools.read_lines.parameters.properties]
 count = {{ enum = [1, 2] }}
+
+[tools.list_numbers]
+kind = "command"
+description = "List the first numbers."
+argv = ["seq", "{{up_to}}"]
+effect = "pure"
+observes = "local"
+
+[tools.list_numbers.parameters]
+type = "object"
+required = ["up_to"]
+additionalProperties = false
+
+[tools.list_numbers.parameters.properties]
+up_to = {{ enum = [900] }}
 """

@@ -113,6 +113,9 @@ class FakeLearning:
         ahead = candidate("read", arguments(content.removeprefix("read ")))
         return [msgspec.structs.replace(ahead, probability=0.9 * probability, claimed_in=claimed_in + 1.0)]
 
+    def run_time(self, tenant: TenantId, tool: str) -> RunTime:
+        return RunTime(p50=1.0, p90=2.0)
+
     async def save(self) -> None:
         pass
 

@@ -116,7 +116,7 @@ def test_heartbeats_go_to_every_peer_that_was_heard(run_dir: str) -> None:
         buses = [EngineBus(run_dir, name) for name in ("scheduler-0", "tokenizer")]
         for bus in buses:
             await connected(bus, side)
-        await side.ping_all()
+        side.ping_all()
         for bus in buses:
             [found] = await polled(bus)
             assert isinstance(found, Ping)
@@ -124,7 +124,7 @@ def test_heartbeats_go_to_every_peer_that_was_heard(run_dir: str) -> None:
         buses[0].close()
         with anyio.fail_after(DEADLINE):
             while len(side._peers) > 1:
-                await side.ping_all()
+                side.ping_all()
                 await anyio.sleep(0.001)
         buses[1].close()
         side.close()
@@ -239,7 +239,7 @@ def test_the_memory_bus_keeps_the_same_promises() -> None:
         bus.send([ping(4)])
         assert await side.recv() == ("scheduler-0", [ping(4)])
         assert side.malformed == 1
-        await side.ping_all()
+        side.ping_all()
         assert len(bus.poll()) == 1
         side.close()
         bus.send([ping(5)])
