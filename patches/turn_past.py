@@ -1,6 +1,6 @@
 """The messages of conversations as a chat template reads them, kept from one request to the next.
 
-A message is the same as at the last request where everything in it is written alike.
+SGLang dumps them twice over, value by value, and parses the arguments of all their calls; here, of the new ones only.
 """
 
 import copy
@@ -11,10 +11,13 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from sglang_paste.patches.turn_template import Rendering, same
+from sglang_paste.patches.turn_template import Rendering
 
 _LEAVES = frozenset({str, int, float, bool, type(None)})
 _MESSAGE_BYTES = 2_048
+
+
+Raw = tuple[type, dict[str, Any]]
 
 
 class Plain(dict[str, Any]):
@@ -32,10 +35,11 @@ class Plain(dict[str, Any]):
 
 
 class Past(NamedTuple):
-    """A conversation at a request: its messages, the same as JSON data, what their rendering left, and its bytes."""
+    """A conversation at a request: its messages with their kinds, None for each that cannot be known again; the same as
+    they were made ready; what their rendering left; and its bytes."""
 
-    messages: Sequence[BaseModel]
-    dumps: Sequence[Plain]
+    raw: Sequence[Raw | None]
+    ready: Sequence[Plain]
     rendering: Rendering | None
     size: int
 
@@ -83,27 +87,30 @@ class Present:
     def __init__(self, tenant: str, messages: Sequence[BaseModel], pasts: Pasts) -> None:
         self._messages, self._pasts = messages, pasts
         self._keys = _keys(tenant, messages)
+        self._raw: list[Raw] = [(type(message), message.model_dump()) for message in messages]
         past = pasts.find(self._keys)
-        self._known = 0 if past is None else _common(past.messages, messages)
-        self.dumps = [] if past is None else list(past.dumps[: self._known])
-        self._before = self._keys[len(past.messages) - 1] if past is not None else None
+        self._known = 0 if past is None else _common(past.raw, self._raw)
+        self.ready = [] if past is None else list(past.ready[: self._known])
+        self._before = self._keys[len(past.raw) - 1] if past is not None else None
         self.rendering = None if past is None else past.rendering
 
     def views(self) -> "list[_Message]":
         """The messages, as SGLang reads them."""
         return [
-            _Message(message, self, self.dumps[place] if place < self._known else None)
+            _Message(message, self, self.ready[place] if place < self._known else None)
             for place, message in enumerate(self._messages)
         ]
 
     def keep(self) -> None:
         """Once all are rendered: keep the conversation for its next request."""
-        if len(self.dumps) != len(self._messages):
+        if len(self.ready) != len(self._messages):
             return
-        for dump in self.dumps:
-            dump.settled = True
-        size = _MESSAGE_BYTES * len(self.dumps) + 2 * sum(map(_length, self.dumps))
-        self._pasts.add(self._keys[-1], Past(self._messages, self.dumps, self.rendering, size), self._before)
+        raw: list[Raw | None] = list(self._raw)
+        for place in range(self._known, len(raw)):
+            self.ready[place].settled = True
+            raw[place] = raw[place] if _is_text(self._messages[place]) else None
+        size = _MESSAGE_BYTES * len(raw) + 2 * sum(map(_length, self.ready))
+        self._pasts.add(self._keys[-1], Past(raw, self.ready, self.rendering, size), self._before)
 
 
 class _Message:
@@ -122,7 +129,7 @@ class _Message:
             return Plain(self._message.model_dump(*args, **kwargs))
         if self._dump is None:
             self._dump = Plain(self._message.model_dump())
-            self._present.dumps.append(self._dump)
+            self._present.ready.append(self._dump)
         return self._dump
 
 
@@ -137,27 +144,19 @@ def _keys(tenant: str, messages: Sequence[BaseModel]) -> list[int]:
     return keys
 
 
-def _common(some: Sequence[BaseModel], others: Sequence[BaseModel]) -> int:
-    for place, (one, other) in enumerate(zip(some, others, strict=False)):
-        if not _alike(one, other):
+def _common(known: Sequence[Raw | None], others: Sequence[Raw]) -> int:
+    for place, (one, other) in enumerate(zip(known, others, strict=False)):
+        if one is None or one != other:
             return place
-    return min(len(some), len(others))
+    return min(len(known), len(others))
 
 
-def _alike(one: Any, other: Any) -> bool:
-    """`same`, for values with models in them."""
-    if not isinstance(one, BaseModel):
-        if type(one) is list and type(other) is list:
-            return len(one) == len(other) and all(map(_alike, one, other))
-        return same(one, other)
-    if type(one) is not type(other):
-        return False
-    fields, others = one.__dict__, other.__dict__
-    return (
-        fields.keys() == others.keys()
-        and all(_alike(value, others[name]) for name, value in fields.items())
-        and same(one.__pydantic_extra__, other.__pydantic_extra__)
-    )
+def _is_text(value: Any) -> bool:
+    """Whether a message has texts in the fields of its kind and nothing else, so that another that equals it is written
+    as it is. Numbers need not be (`True == 1`), nor need what has an order of its own."""
+    if isinstance(value, BaseModel):
+        return not value.__pydantic_extra__ and all(map(_is_text, value.__dict__.values()))
+    return all(map(_is_text, value)) if type(value) is list else value is None or type(value) is str
 
 
 def _length(dump: Plain) -> int:

@@ -250,9 +250,12 @@ def same(one: Any, other: Any) -> bool:
         return repr(one) == repr(other)
     if kind in (list, tuple):
         return len(one) == len(other) and all(map(same, one, other))
-    if issubclass(kind, dict):
-        return len(one) == len(other) and same(list(one), list(other)) and all(map(same, one.values(), other.values()))
-    return False
+    if not issubclass(kind, dict) or len(one) != len(other):
+        return False
+    for (name, value), (another, its) in zip(one.items(), other.items(), strict=True):
+        if not (name is another or same(name, another)) or not (value is its or same(value, its)):
+            return False
+    return True
 
 
 def shared(some: Sequence[Any], others: Sequence[Any]) -> int:
