@@ -15,7 +15,7 @@ from sglang.srt.runtime_context import get_parallel, get_serving
 from sglang_paste.boundary import Sink, Turn, TurnHead, Vocabulary
 from sglang_paste.boundary.gate import Decode, Reader
 from sglang_paste.events import StopReason
-from sglang_paste.patches import bus
+from sglang_paste.patches import bus, retention
 from sglang_paste.patches.arm import settings
 from sglang_paste.patches.detector import ApiDetector, Reasoning, quiet
 from sglang_paste.patches.text import decoder
@@ -128,7 +128,7 @@ def watch(scheduler: Any) -> Watch | None:
         scheduler.tokenizer,
         serving.tool_call_parser,
         serving.reasoning_parser,
-        bus.sink("scheduler"),
+        retention.tapped(scheduler, bus.sink("scheduler")),
         settings().inert,
     )
 

@@ -2,6 +2,7 @@
 
 import enum
 import logging
+import os
 import socket
 import subprocess
 import tempfile
@@ -188,7 +189,9 @@ class Supervisor:
                 settings.write(msgspec.json.encode(self._settings))
                 settings.seek(0)
                 # A session of its own: a Ctrl-C at the terminal is the server's to handle.
-                self._process = subprocess.Popen(self._command, stdin=settings, start_new_session=True)
+                self._process = subprocess.Popen(
+                    self._command, stdin=settings, start_new_session=True, env=_environment()
+                )
         except OSError as error:
             logger.error("the side process cannot be started (%s)", error)
             self._supervision.ended(1, now)
@@ -227,6 +230,11 @@ class Supervisor:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without the folder in which the server's processes share their metrics: the gateway has its own."""
+    return {name: value for name, value in os.environ.items() if name.lower() != "prometheus_multiproc_dir"}
 
 
 def _ending(code: int) -> str:

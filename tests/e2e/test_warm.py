@@ -16,7 +16,7 @@ FUNCTION = {
     "description": "List the first numbers.",
     "parameters": {
         "type": "object",
-        "properties": {"up_to": {"enum": [900]}},
+        "properties": {"up_to": {"enum": [200]}},
         "required": ["up_to"],
         "additionalProperties": False,
     },
@@ -32,7 +32,7 @@ def counted(server: Server, name: str) -> float:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_next_turn_finds_its_result_in_the_cache(server: Server, stream: bool) -> None:
-    wait_for(server.is_serving_tools, seconds=60)
+    wait_for(server.is_serving_tools, seconds=120)
     session = f"warm {stream}"
     messages: list[Any] = [{"role": "user", "content": f"List the first numbers for {session}."}]
     before = counted(server, "paste_warm_tokens_total")
@@ -54,14 +54,14 @@ def test_the_next_turn_finds_its_result_in_the_cache(server: Server, stream: boo
             body = {"arguments": json.loads(arguments), "call_id": call_id}
             result = tools.post("/v1/tools/list_numbers", json=body).json()
         assert result["content"].startswith("1\n2\n3\n")
-        wait_for(lambda: counted(server, "paste_warm_prompts_total") > 0, seconds=60)
-        wait_for(lambda: counted(server, "paste_warm_tokens_total") > before + 1500, seconds=60)
+        wait_for(lambda: counted(server, "paste_warm_prompts_total") > 0, seconds=120)
+        wait_for(lambda: counted(server, "paste_warm_tokens_total") > before + 500, seconds=120)
         function = {"name": "list_numbers", "arguments": arguments}
         call = {"id": call_id, "type": "function", "function": function}
         messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
         messages.append({"role": "tool", "tool_call_id": call_id, "content": result["content"]})
         meta = ask(tool_choice="none").choices[0].meta_info
-    assert meta["prompt_tokens"] > 1500
+    assert meta["prompt_tokens"] > 600
     assert meta["prompt_tokens"] - meta["cached_tokens"] <= 2
 
 

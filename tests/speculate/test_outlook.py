@@ -1,9 +1,14 @@
 """What the engine is told of a session's way back."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from side_house import READ, WRITE, FakeTools, House, answer, arguments, check, house
+from side_house import SESSION as HOME
 
 from sglang_paste.calls import DEFAULT_TENANT, SessionId
-from sglang_paste.events import EngineDirective, Expect, Release, Warm
+from sglang_paste.events import CallLikely, CallReady, EngineDirective, Expect, Release, Warm
 from sglang_paste.predict.base import Candidate, RunTime
 from sglang_paste.speculate import outlook
 from sglang_paste.speculate.outlook import Outlook
@@ -96,3 +101,42 @@ def test_sessions_are_bounded() -> None:
     for number in range(outlook.MAX_SESSIONS + 10):
         heard.outlook.began(DEFAULT_TENANT, SessionId(str(number)), TIME, 0.0)
     assert len(heard.outlook._sessions) == outlook.MAX_SESSIONS
+
+
+def told(home: House, kind: type[Any]) -> list[Any]:
+    return [message for message in home.engine.inbox if isinstance(message, kind)]
+
+
+def test_the_engine_hears_of_results_that_ran_early_and_of_those_that_were_asked_for(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with house(tmp_path, FakeTools(read=READ, write=WRITE)) as home:
+            (await home.early("read", "a")).finish("early")
+            await home.heard()
+            [first] = told(home, Warm)
+            assert (first.request, first.index, first.content) == ("r1", 0, "early")
+            home.ready("write", "b")
+            await home.heard()
+            ticket = home.call("write", "b", session=HOME)
+            run = await home.run(1)
+            assert told(home, Expect)[-1].p90 > 0
+            run.finish("late")
+            await answer(ticket)
+            assert told(home, Expect)[-1].p90 == 0
+            assert (told(home, Warm)[-1].index, told(home, Warm)[-1].content) == (1, "late")
+
+    check(main)
+
+
+def test_a_result_of_a_call_that_was_not_made_is_nobodys(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with house(tmp_path, FakeTools(read=READ)) as home:
+            home.say(CallLikely, index=0, tool="read", arguments=arguments("a"))
+            home.say(CallReady, index=1, tool="read", arguments=arguments("b"))
+            (await home.run(0)).finish("b")
+            await home.heard()
+            ticket = home.call("read", "c", session=HOME)
+            (await home.run(1)).finish("c")
+            await answer(ticket)
+            assert [each.index for each in told(home, Warm)] == [1]
+
+    check(main)

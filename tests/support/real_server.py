@@ -189,5 +189,5 @@ required = ["up_to"]
 additionalProperties = false
 
 [tools.list_numbers.parameters.properties]
-up_to = {{ enum = [900] }}
+up_to = {{ enum = [200] }}
 """

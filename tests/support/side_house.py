@@ -146,7 +146,7 @@ class House:
         self.service, self.bus, self.tools, self.learning, self.journal = service, bus, tools, learning, journal
         self.desk = service.desk
         self.engine = bus.connect("scheduler-0")
-        self.indices = itertools.count()
+        self.indices, self.markers = itertools.count(), itertools.count(1)
 
     def say(self, kind: type[Event], session: SessionId = SESSION, **rest: Any) -> None:
         common = {"tenant": TENANT, "session": session, "request": "r1", "position": 1, "time": time.monotonic()}
@@ -169,7 +169,7 @@ class House:
 
     async def heard(self) -> None:
         """Until all that was said is handled."""
-        marker = float(id(object()) % 1_000_000)
+        marker = float(next(self.markers))
         self.engine.send([Ping(sender="test", time=marker, dropped=int(marker))])
         dropped = self.service.metrics.dropped.labels("scheduler-0")
         await until(lambda: dropped._value.get() == marker or None)
