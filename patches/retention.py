@@ -55,7 +55,6 @@ class Retention:
             self.holds.add(req.rid, place.whose, req.origin_input_ids, req.last_node, tokens)
             if self.keeper:
                 self.keeper.book.held(req.rid, place.whose, tokens, time.monotonic())
-                self.keeper.look()
         else:
             self.gone(req, place)
 

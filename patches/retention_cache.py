@@ -15,11 +15,15 @@ from sglang_paste.schedule.holds import Hold
 from sglang_paste.schedule.keeper import Keeper
 from sglang_paste.schedule.policies import POLICIES
 
+# Room that is made beyond what an eviction is asked for: tokens for each hold, and at most this part of the cache.
+SLACK_TOKENS = 32
+SLACK_SHARE = 32
+
 Targets = dict[ComponentType, tuple[ComponentType, int]]
 
 
 class RetainingCache(UnifiedRadixCache):  # type: ignore[misc]
-    """Holds are locks for the length of an eviction, and at no other time.
+    """Holds are pins for the length of an eviction, and at no other time.
 
     So the scheduler sees the room that it would see without them: it admits, retracts and refuses as it would, its
     leak check and its flushes know nothing of holds, and nothing can wait for one. Within an eviction what is held is
@@ -73,28 +77,48 @@ class RetainingCache(UnifiedRadixCache):  # type: ignore[misc]
                     break
                 opened.append(self._open(shut))
             if total.num_tokens_evicted or total.swa_num_tokens_evicted or total.mamba_num_evicted:
+                self._make_more(len(shut))
                 retention.give_up(opened)
             return total
         finally:
             while shut:
                 self._open(shut)
 
+    def _make_more(self, shut: int) -> None:
+        """To shut holds takes its time, so that it is worth having some room for what is asked for next; but none is
+        opened for it."""
+        slack = min(
+            shut * SLACK_TOKENS, self.token_to_kv_pool_allocator.size // SLACK_SHARE, self.full_evictable_size()
+        )
+        if slack > 0:
+            super()._evict(EvictParams(num_tokens=slack))
+
     def _shut(self, retention: Retention) -> tuple[list[tuple[Hold, TreeLock | None]], list[Hold]]:
-        """Lock the most valuable holds that the budget has room for, the least valuable last; and the others."""
+        """Pin the most valuable holds that the budget has room for, the least valuable last; and the others."""
         holds = retention.holds.in_order()
         before = self.full_protected_size()
         shut: list[tuple[Hold, TreeLock | None]] = []
         while holds:
             hold = holds.pop()
-            shut.append((hold, self.lock(hold.node)))
+            shut.append((hold, self._pin(hold)))
             if self.full_protected_size() - before > retention.budget:
                 holds.append(self._open(shut))
                 break
         return shut, holds
 
+    def _pin(self, hold: Hold) -> TreeLock | None:
+        """A lock, or nothing where the tree has no more than keys and values, and a pin does at a quarter the price."""
+        if len(self.tree_components) > 1:
+            return self.lock(hold.node)
+        self.tree_core.inc_full_pin(hold.node)
+        return None
+
     def _open(self, shut: list[tuple[Hold, TreeLock | None]]) -> Hold:
         hold, lock = shut.pop()
-        self.unlock(lock)
+        if lock is not None:
+            self.unlock(lock)
+        else:
+            self.tree_core.dec_full_pin(hold.node)
         return hold
 
     def _lacks(self, asked: EvictParams) -> bool:

@@ -30,6 +30,7 @@ class Absence:
         self.masses = tuple(masses)
         self._tails = _tails(self.masses)
         self._worth: dict[int, float] = {}
+        self._patience: float | None = None
 
     def returns(self, elapsed: float) -> float:
         """The probability that a session that has been away so long comes back."""
@@ -52,9 +53,11 @@ class Absence:
         tail = self._tail(elapsed)
         return 1 - self._tail(min(elapsed + seconds, HORIZON)) / tail if tail > 0 else 0.0
 
-    def patience(self, chance: float = 0.25) -> float:
-        """How long a session may be away before it is less likely than that to come back at all; seconds."""
-        return next((end for start, end in reversed(BINS) if self.returns(start) >= chance), 0.0)
+    def patience(self) -> float:
+        """How long a session may be away before it is three times as likely to be gone as to come back; seconds."""
+        if self._patience is None:
+            self._patience = next((end for start, end in reversed(BINS) if self.returns(start) >= 0.25), 0.0)
+        return self._patience
 
     def index(self, elapsed: float) -> float:
         """The worth of holding a place for a session that has been away so long, per second of holding it.

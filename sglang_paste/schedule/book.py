@@ -23,7 +23,7 @@ State = Literal["running", "away", "idle", "back"]
 class Branch(msgspec.Struct, kw_only=True, eq=False):
     """A conversation as one request leaves it.
 
-    `away` is a branch whose turn ended in tool calls, `idle` one whose turn ended otherwise, `back` one that the
+    `away` is a branch whose turn ended in calls of `tools`, `idle` one whose turn ended otherwise, `back` one that the
     request `by` continues. Times are CLOCK_MONOTONIC seconds: `started` is when its own request came, `since` when that
     ended. `turn` counts the turns of all sessions until then; `busy` and `gone` are the seconds its past spent in turns
     and between them. `elsewhere`: its session has gone on without it. `expect` is the side process's word on its tools.
@@ -47,8 +47,7 @@ class Branch(msgspec.Struct, kw_only=True, eq=False):
     @property
     def kind(self) -> tuple[str, ...]:
         """What its absence is like: that of the same tools, or of users."""
-        path = "elsewhere" if self.elsewhere else "here"
-        return (self.whose.tenant, path, *sorted(set(self.tools)))
+        return (self.whose.tenant, "elsewhere" if self.elsewhere else "here", *self.tools)
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -125,7 +124,7 @@ class Book:
                 self.began(event.request, whose, event.time)
             elif branch := self.branch(whose, event.request):
                 if isinstance(event, CallReady):
-                    branch.tools = (*branch.tools, event.tool)
+                    branch.tools = tuple(sorted({*branch.tools, event.tool}))
                 elif isinstance(event, TurnEnded):
                     self._turn_ended(branch, event)
 

@@ -89,6 +89,7 @@ class Holds:
         self._sessions: dict[Whose, list[Hold]] = {}
         self._wanting: dict[str, list[Hold]] = {}
         self._held: dict[int, Hold] = {}
+        self._fresh: list[Hold] = []
         self._next = 0
         self._places = 0
 
@@ -103,6 +104,11 @@ class Holds:
     def tokens(self) -> int:
         """The sum over their paths; what several share counts for each."""
         return sum(hold.tokens for hold in self._held.values())
+
+    def fresh(self) -> list[Hold]:
+        """Those that were added since the last call, as long as they hold something."""
+        fresh, self._fresh = self._fresh, []
+        return [hold for hold in fresh if hold.node is not None]
 
     def of_session(self, whose: Whose) -> list[Hold]:
         """All that is known of a session, the oldest first."""
@@ -146,6 +152,7 @@ class Holds:
         )
         self._known[hold.number] = self._held[hold.number] = hold
         self._sessions.setdefault(whose, []).append(hold)
+        self._fresh = [*self._fresh[-self._limit :], hold]
         self._bound(whose)
         return hold
 

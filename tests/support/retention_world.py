@@ -116,7 +116,6 @@ class World:
             self._book.observe([TurnEnded(**_head(agent, self._now), reason=reason, calls=1)])
             self._holds.add(_request(agent), agent.whose, _prompt(agent), 1, agent.tokens)
             self._book.held(_request(agent), agent.whose, agent.tokens, self._now)
-            self._keeper.look()
         agent.tokens += grown
         if agent.turns:
             heapq.heappush(self._due, (self._now + away, next(self._order), agent))
