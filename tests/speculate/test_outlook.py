@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from side_house import READ, WRITE, FakeTools, House, answer, arguments, check, house
+import msgspec
+from side_house import READ, WRITE, FakeTools, House, answer, arguments, check, house, until
 from side_house import SESSION as HOME
+from side_house import candidate as sure
 
 from sglang_paste.calls import DEFAULT_TENANT, SessionId
-from sglang_paste.events import CallLikely, CallReady, EngineDirective, Expect, Release, Warm
+from sglang_paste.events import CallLikely, CallReady, EngineDirective, Expect, Ping, Release, Warm
 from sglang_paste.predict.base import Candidate, RunTime
 from sglang_paste.speculate import outlook
 from sglang_paste.speculate.outlook import Outlook
@@ -138,5 +140,20 @@ def test_a_result_of_a_call_that_was_not_made_is_nobodys(tmp_path: Path) -> None
             (await home.run(1)).finish("c")
             await answer(ticket)
             assert [each.index for each in told(home, Warm)] == [1]
+
+    check(main)
+
+
+def test_a_busy_engine_makes_early_runs_dearer(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with house(tmp_path, FakeTools(read=READ)) as home:
+            engine = home.bus.connect("scheduler")
+            engine.send([Ping(sender="scheduler", time=1.0, load=1.0)])
+            await until(lambda: home.service._early.engine_load or None)
+            soon = msgspec.structs.replace(sure("read", arguments("a")), probability=0.4, claimed_in=0.1)
+            home.service._early.offer([soon])
+            assert home.tools.runs == []
+            engine.send([Ping(sender="scheduler", time=2.0, load=0.0)])
+            assert (await home.run(0)).call.arguments == {"path": "a"}
 
     check(main)
