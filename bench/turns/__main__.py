@@ -8,6 +8,7 @@ conversation, with tool calls in it. The clients really are away while their too
 import argparse
 import json
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -19,14 +20,15 @@ import msgspec
 
 from bench.cpu import record
 from bench.turns import kvtrace, report
-from bench.turns.client import Encode
 from bench.turns.play import Player, Row
 from bench.turns.scenario import FULL, LARGE_POOL, QUICK, SMALL_POOL, Scenario, scenarios
-from bench.turns.server import MODEL, OURS, servers
+from bench.turns.server import OURS, servers, tokenizer
 
 
 def main() -> int:
     arguments = _parse()
+    # So that the servers end with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     began = time.monotonic()
     traces = kvtrace.load(arguments.kvtrace)
     planned = scenarios(QUICK if arguments.quick else FULL, traces)
@@ -55,7 +57,7 @@ def main() -> int:
 
 def _run(planned: Sequence[Scenario], sides: dict[str, Sequence[str]]) -> list[Row]:
     """All rows; the servers of a pool are started once."""
-    encode, end = _tokenizer()
+    encode, end = tokenizer()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="bench-turns-") as folder:
         for pool, tokens in (("room", LARGE_POOL), ("pressure", SMALL_POOL)):
@@ -81,17 +83,6 @@ def _progress(number: int, count: int, scenario: Scenario, seconds: float, rows:
         file=sys.stderr,
         flush=True,
     )
-
-
-def _tokenizer() -> tuple[Encode, int]:
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
-
-    def encode(text: str) -> list[int]:
-        return list(tokenizer.encode(text, add_special_tokens=False).ids)
-
-    return encode, json.loads((MODEL / "config.json").read_text())["eos_token_id"]
 
 
 def _parse() -> argparse.Namespace:

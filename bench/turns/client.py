@@ -3,8 +3,8 @@
 import http.client
 import json
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any, Protocol
 
 import msgspec
@@ -48,6 +48,7 @@ class Agent:
         self._messages: list[dict[str, Any]] = [{"role": "system", "content": script.system}]
         self._call = ""
         self._came_back = 0.0
+        self._size = 0
         self.turns: list[Turn] = []
 
     @property
@@ -62,45 +63,65 @@ class Agent:
 
     def turn(self) -> Turn:
         """The next turn of the script. Raises SystemExit where the answer is not the scripted one."""
-        step = self._steps[len(self.turns)]
-        role = {"role": "tool", "tool_call_id": self._call} if self._call else {"role": "user"}
-        self._messages.append({**role, "content": step.arrives})
-        tokens = [*self._encode(step.said), self._end]
-        body = json.dumps(
-            {
-                "model": "default",
-                "messages": self._messages,
-                "tools": TOOLS,
-                "temperature": 0,
-                "max_tokens": len(tokens),
-                "stream": True,
-                "stream_options": {"include_usage": True},
-                "custom_params": {SCRIPT: tokens},
-            }
-        ).encode()
-        turn = self._stream(body)
-        wanted = (step.answer.strip(), [] if step.call is None else [step.call[0]], len(tokens))
+        step, body = self._steps[len(self.turns)], self._body()
+        with self._connected() as connection:
+            turn = self._answer(connection, body)
+        wanted = (step.answer.strip(), [] if step.call is None else [step.call[0]], self._size)
         if (turn.content.strip(), [name for _, name, _ in turn.calls], turn.completion) != wanted:
             raise SystemExit(f"turn {turn.number} answered {turn.content!r} and {turn.calls}, not {wanted}")
-        self._messages.append(_message(turn))
+        self._messages += [self._arrival(), _message(turn)]
         self._call = turn.calls[0][0] if turn.calls else ""
         self._came_back = turn.ended
         self.turns.append(turn)
         return turn
 
-    def _stream(self, body: bytes) -> Turn:
-        # The server closes a connection that was idle for some seconds, as they are while a tool runs.
+    def leave(self, lines: int, before: Callable[[str], None] = lambda rid: None) -> None:
+        """Begin the next turn and leave after so many lines of its answer, having told `before` the request's id."""
+        with self._connected() as connection:
+            response = self._send(connection, self._body())
+            chunks = [line for _ in range(lines) if (line := response.readline()).startswith(_DATA + b"{")]
+            if chunks:
+                before(json.loads(chunks[-1][len(_DATA) :])["id"])
+
+    def _arrival(self) -> dict[str, Any]:
+        content = self._steps[len(self.turns)].arrives
+        if self._call:
+            return {"role": "tool", "tool_call_id": self._call, "content": content}
+        return {"role": "user", "content": content}
+
+    def _body(self) -> bytes:
+        tokens = [*self._encode(self._steps[len(self.turns)].said), self._end]
+        self._size = len(tokens)
+        body = {
+            "model": "default",
+            "messages": [*self._messages, self._arrival()],
+            "tools": TOOLS,
+            "temperature": 0,
+            "max_tokens": len(tokens),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "custom_params": {SCRIPT: tokens},
+        }
+        return json.dumps(body).encode()
+
+    @contextmanager
+    def _connected(self) -> Iterator[http.client.HTTPConnection]:
+        """A new connection: the server closes one that was idle for some seconds, as they are while a tool runs."""
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_S)
         connection.connect()
         with closing(connection):
-            return self._answer(connection, body)
+            yield connection
 
-    def _answer(self, connection: http.client.HTTPConnection, body: bytes) -> Turn:
-        sent = time.monotonic()
+    def _send(self, connection: http.client.HTTPConnection, body: bytes) -> http.client.HTTPResponse:
         connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
         response = connection.getresponse()
         if response.status != http.client.OK:
             raise SystemExit(f"the server answered {response.status}: {response.read().decode()[:500]}")
+        return response
+
+    def _answer(self, connection: http.client.HTTPConnection, body: bytes) -> Turn:
+        sent = time.monotonic()
+        response = self._send(connection, body)
         first = ended = 0.0
         rid, content = "", ""
         usage: dict[str, Any] = {}

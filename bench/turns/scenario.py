@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -52,7 +52,7 @@ def scenarios(size: Size, traces: Sequence[kvtrace.Trace]) -> list[Scenario]:
     traced = kvtrace.scripts(traces, size.trace_turns, WORKING_SET)
     room = [
         *(Scenario("fix-6", "room", "alternating", (_alone("fix", n, 6, 3_000, 8_000),)) for n in range(size.fixes)),
-        Scenario("coding-35", "room", "alternating", (_alone("coding", 0, size.turns, 64_000, size.longest),)),
+        Scenario("coding-35", "room", "alternating", (_alone("coding", 0, size.turns, 64_000, size.longest, said=0),)),
         Scenario("agents-3x5", "room", "interleaved", _together("agents", 3, 5, 3_000, 24_000)),
         *(
             Scenario("burst-8", "room", "burst", _together(f"burst {n}", 8, 4, 2_500, WORKING_SET))
@@ -70,9 +70,9 @@ def scenarios(size: Size, traces: Sequence[kvtrace.Trace]) -> list[Scenario]:
     return room + pressure
 
 
-def _alone(name: str, number: int, turns: int, first: int, last: int, system: str | None = None) -> Script:
+def _alone(name: str, number: int, turns: int, first: int, last: int, **given: Any) -> Script:
     seed = f"{name} {number}"
-    return write(seed, sizes(seed, turns, last - first), first=first, system=system)
+    return write(seed, sizes(seed, turns, last - first), first=first, **given)
 
 
 def _together(name: str, count: int, turns: int, first: int, all_of_them: int) -> tuple[Script, ...]:
@@ -80,4 +80,4 @@ def _together(name: str, count: int, turns: int, first: int, all_of_them: int) -
     shared = first // 2
     system = text(random.Random(name), shared)
     last = shared + (all_of_them - shared) // count
-    return tuple(_alone(name, number, turns, first, last, system) for number in range(count))
+    return tuple(_alone(name, number, turns, first, last, system=system) for number in range(count))

@@ -25,7 +25,7 @@ TOOL_SECONDS = {
 LONGEST_S = 3.0
 _CALLED = ("read_file", "read_file", "run_tests", "search", "apply_patch", "run_tests", "list_files", "write_file")
 _RESULT_SIGMA = 1.5
-_ANSWER, _TOOLS = 60, 1_000
+_ANSWER, _TOOLS = 70, 1_000
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -53,9 +53,9 @@ class Script(msgspec.Struct, frozen=True):
     steps: tuple[Step, ...]
 
 
-def write(seed: str, growth: Sequence[int], *, first: int, system: str | None = None) -> Script:
-    """A session whose first prompt has about `first` tokens, half of them in its system prompt, and whose following
-    results have these."""
+def write(seed: str, growth: Sequence[int], *, first: int, said: int = 25, system: str | None = None) -> Script:
+    """A session whose first prompt has about `first` tokens, half of them in its system prompt, whose following results
+    have these, and whose answers say about `said` before they call."""
     source = random.Random(seed)
     system = text(source, first // 2) if system is None else system
     steps: list[Step] = []
@@ -65,7 +65,8 @@ def write(seed: str, growth: Sequence[int], *, first: int, system: str | None = 
         last = number == len(growth)
         tool = source.choice(_CALLED)
         call = None if last else (tool, json.dumps({"path": f"src/{source.randrange(1000)}.py"}))
-        steps.append(Step(text(source, size), f"I look at what comes next.\n{text(source, _ANSWER)}", absence, call))
+        answer = "I look at what comes next." + (f"\n{text(source, said)}" if said else "")
+        steps.append(Step(text(source, size), answer, absence, call))
         absence = min(LONGEST_S, TOOL_SECONDS[tool] * math.exp(source.gauss(0.0, 0.5)))
     return Script(system, tuple(steps))
 
@@ -74,5 +75,5 @@ def sizes(seed: str, turns: int, total: int) -> list[int]:
     """Sizes of the results of `turns` turns, which grow a session by about `total` tokens, answers included."""
     source = random.Random(seed)
     drawn = [source.lognormvariate(0.0, _RESULT_SIGMA) for _ in range(turns - 1)]
-    scale = max(total - 2 * _ANSWER * len(drawn), 25 * len(drawn)) / sum(drawn)
+    scale = max(total - _ANSWER * len(drawn), 25 * len(drawn)) / sum(drawn)
     return [max(25, round(scale * each)) for each in drawn]

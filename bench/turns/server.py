@@ -1,5 +1,6 @@
 """A server of the bench: stock SGLang or the same with more flags, with the probe in its processes."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import httpx
 import msgspec
 
 from bench.ports import free_ports
+from bench.turns.client import Encode
 from bench.turns.probe import FOLDER
 from bench.turns.stamps import Stamps
 
@@ -43,22 +45,21 @@ class Server(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def servers(folder: Path, pool: int, extra: dict[str, Sequence[str]]) -> Iterator[list[Server]]:
+def servers(folder: Path, pool: int, extra: dict[str, Sequence[str]], **variables: str) -> Iterator[list[Server]]:
     """Servers with a pool of so many tokens, one for each side and its own arguments, started together."""
     processes: list[subprocess.Popen[bytes]] = []
     running: list[Server] = []
     try:
         for side, arguments in extra.items():
             own = folder / f"{side}-{pool}"
-            (own / "stamps").mkdir(parents=True)
-            _install_probe(own)
+            environment = probed(own) | variables
             port, gateway = free_ports(2)
             command = [*_command(port, pool), *arguments]
             if OURS[0] in arguments:
                 command += ["--tool-gateway-port", str(gateway), "--tool-state-dir", str(own / "state")]
             with (own / "log").open("wb") as log:
                 processes.append(
-                    subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment(own))
+                    subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
                 )
             running.append(Server(side, port, own))
         for server, process in zip(running, processes, strict=True):
@@ -69,6 +70,18 @@ def servers(folder: Path, pool: int, extra: dict[str, Sequence[str]]) -> Iterato
             process.send_signal(signal.SIGTERM)
         for process in processes:
             _end(process)
+
+
+def tokenizer() -> tuple[Encode, int]:
+    """That of the model, and the token that ends an answer."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    return encode, json.loads((MODEL / "config.json").read_text())["eos_token_id"]
 
 
 def _command(port: int, pool: int) -> list[str]:
@@ -82,23 +95,17 @@ def _command(port: int, pool: int) -> list[str]:
     ]
 
 
-def _environment(folder: Path) -> dict[str, str]:
-    own = {name: value for name, value in os.environ.items() if not name.startswith("SGLANG_")}
-    paths = [str(folder / "plugin"), str(ROOT), *filter(None, [own.get("PYTHONPATH")])]
-    return own | {
-        "SGLANG_USE_CPU_ENGINE": "1",
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": os.pathsep.join(paths),
-        FOLDER: str(folder / "stamps"),
-    }
-
-
-def _install_probe(folder: Path) -> None:
-    """SGLang finds its plugins by their entry points."""
-    plugin = folder / "plugin" / _PLUGIN
-    plugin.mkdir(parents=True)
+def probed(folder: Path) -> dict[str, str]:
+    """The environment of a server with the probe in it, found by its entry point; it writes to `folder`."""
+    plugin, stamps = folder / "plugin" / _PLUGIN, folder / "stamps"
+    for each in (plugin, stamps):
+        each.mkdir(parents=True)
     (plugin / "METADATA").write_text("Metadata-Version: 2.1\nName: bench-turns\nVersion: 0\n")
     (plugin / "entry_points.txt").write_text("[sglang.srt.plugins]\nbench_turns = bench.turns.probe:register\n")
+    own = {name: value for name, value in os.environ.items() if not name.startswith("SGLANG_")}
+    paths = [str(plugin.parent), str(ROOT), *filter(None, [own.get("PYTHONPATH")])]
+    ours = {"SGLANG_USE_CPU_ENGINE": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    return own | ours | {FOLDER: str(stamps)}
 
 
 def _wait_healthy(server: Server, process: subprocess.Popen[bytes]) -> None:

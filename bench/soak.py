@@ -1,0 +1,156 @@
+"""`python -m bench.soak`: very many sessions on one server whose pool is far too small, with clients that misbehave.
+
+Clients leave in the middle of an answer and come back, abort requests and flush the cache, and the scheduler retracts
+requests all the time. Every request that is not left has to be answered, word by word. Then nothing may be held any
+more: SGLang's own check of its pools is on, and a prompt that nearly fills the pool has to fit.
+"""
+
+import argparse
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from bench.turns.client import Agent, Encode
+from bench.turns.script import sizes, write
+from bench.turns.server import OURS, servers, tokenizer
+from bench.turns.session import text
+
+POOL = 6_000
+AT_ONCE = 12
+# Each is of so many turns, and ends at so many tokens.
+TURNS, TOKENS = 3, 2_200
+VARIABLES = {
+    "SGLANG_TEST_RETRACT": "1",
+    "SGLANG_TEST_RETRACT_INTERVAL": "41",
+    "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1",
+}
+_LEAVES, _ABORTS, _FLUSHES = 0.15, 0.1, 0.02
+_SYSTEMS = 5
+
+
+class Gate:
+    """Turns go through it at once; what has to be alone waits for them and keeps others out."""
+
+    def __init__(self) -> None:
+        self._inside = 0
+        self._alone = False
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone)
+            self._alone = True
+            self._changed.wait_for(lambda: self._inside == 0)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._alone = False
+                self._changed.notify_all()
+
+
+class Soak:
+    """Sessions with one server; `happened` counts what they did."""
+
+    def __init__(self, port: int, encode: Encode, end: int, *, seed: int) -> None:
+        self._port, self._encode, self._end, self._seed = port, encode, end, seed
+        self._url = f"http://127.0.0.1:{port}"
+        self._gate = Gate()
+        self._systems = [text(random.Random(number), TOKENS // 4) for number in range(_SYSTEMS)]
+        self.happened: Counter[str] = Counter()
+
+    def run(self, sessions: int, *, at_once: int = AT_ONCE) -> None:
+        """Play them all. Raises SystemExit for an answer that is missing or wrong."""
+        with ThreadPoolExecutor(at_once) as pool:
+            for done in [pool.submit(self._session, number) for number in range(sessions)]:
+                done.result()
+        self._flush()
+
+    def fill(self) -> None:
+        """A prompt that nearly fills the pool. Raises SystemExit where it is not answered."""
+        script = write("fill", [], first=POOL * 4 // 5)
+        Agent(self._port, script, self._encode, self._end).turn()
+        self._flush()
+
+    def _session(self, number: int) -> None:
+        draw = random.Random(f"{self._seed} {number}")
+        growth = sizes(f"{self._seed} {number}", TURNS, TOKENS // 2)
+        script = write(f"{self._seed} {number}", growth, first=TOKENS // 2, said=0, system=draw.choice(self._systems))
+        agent = Agent(self._port, script, self._encode, self._end)
+        for _ in range(agent.length):
+            time.sleep(min(0.2, draw.expovariate(20.0)))
+            if draw.random() < _FLUSHES:
+                self._flush()
+            with self._gate.together():
+                self._disturb(agent, draw)
+                agent.turn()
+                self.happened["turns"] += 1
+        self.happened["sessions"] += 1
+
+    def _disturb(self, agent: Agent, draw: random.Random) -> None:
+        if draw.random() < _LEAVES:
+            agent.leave(draw.randrange(12))
+            self.happened["left"] += 1
+        if draw.random() < _ABORTS:
+            agent.leave(4, self._abort)
+            self.happened["aborted"] += 1
+
+    def _abort(self, rid: str) -> None:
+        httpx.post(f"{self._url}/abort_request", json={"rid": rid}, timeout=60).raise_for_status()
+
+    def _flush(self) -> None:
+        """Flush the cache while no turn is under way. Raises SystemExit where requests do not end."""
+        with self._gate.alone():
+            deadline = time.monotonic() + 120
+            while httpx.post(f"{self._url}/flush_cache", timeout=60).status_code != httpx.codes.OK:
+                if time.monotonic() > deadline:
+                    raise SystemExit("the cache cannot be flushed: requests that were left have not ended")
+                time.sleep(0.05)
+        self.happened["flushed"] += 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--sessions", type=int, default=1_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--log", type=Path, help="keep the server's log here")
+    arguments = parser.parse_args()
+    encode, end = tokenizer()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        try:
+            with servers(Path(folder), POOL, {"ours": OURS}, **VARIABLES) as (server,):
+                soak = Soak(server.port, encode, end, seed=arguments.seed)
+                soak.run(arguments.sessions)
+                soak.fill()
+        finally:
+            if arguments.log:
+                arguments.log.write_bytes((Path(folder) / f"ours-{POOL}" / "log").read_bytes())
+    print(f"{time.monotonic() - began:.0f} s: {', '.join(f'{count} {what}' for what, count in soak.happened.items())}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
