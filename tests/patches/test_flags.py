@@ -97,6 +97,7 @@ def test_the_defaults(tmp_path: Path) -> None:
     assert settings.state_dir == str(tmp_path / "state" / "sglang-paste" / str(given.port))
     assert (settings.budget, settings.api_key, settings.cpus, settings.inert) == (None, None, None, {})
     assert settings.session_memory == 256
+    assert (settings.retention_budget, settings.retention_policy) == (0.8, "value")
     for folder in (settings.run_dir, settings.state_dir):
         assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
 
@@ -107,6 +108,10 @@ def test_what_is_given_is_taken(tmp_path: Path) -> None:
     argv += [
         "--tool-session-memory",
         "0",
+        "--tool-retention-budget",
+        "0.25",
+        "--tool-retention-policy",
+        "lru",
         "--tool-state-dir",
         str(tmp_path / "kept"),
         "--tool-cpus",
@@ -118,6 +123,7 @@ def test_what_is_given_is_taken(tmp_path: Path) -> None:
     assert settings is not None
     assert (settings.gateway_host, settings.gateway_port, settings.budget) == ("localhost", port, 0)
     assert settings.session_memory == 0
+    assert (settings.retention_budget, settings.retention_policy) == (0.25, "lru")
     assert settings.state_dir == str(tmp_path / "kept")
     assert settings.cpus == (min(os.sched_getaffinity(0)),)
     assert settings.api_key == "k"
@@ -131,6 +137,8 @@ def test_what_is_given_is_taken(tmp_path: Path) -> None:
         (["--tool-gateway-host", "example.org"], "without a key"),
         (["--tool-speculation-budget", "-1"], "budget is -1"),
         (["--tool-session-memory", "-1"], "--tool-session-memory is -1"),
+        (["--tool-retention-budget", "1.5"], "--tool-retention-budget is 1.5; give a share"),
+        (["--tool-retention-budget", "-0.1"], "give a share of the cache from 0 to 1"),
         (["--tool-gateway-port", "30000"], "the server's own port"),
         (["--tool-gateway-port", "0"], "between 1 and 65535"),
         (["--tool-gateway-port", "70000"], "between 1 and 65535"),

@@ -102,8 +102,7 @@ def test_a_turn_that_ran_dry_counts_as_given_up(world: World) -> None:
 
 def test_a_flush_forgets_the_holds(world: World) -> None:
     world.turn("a", text(1, 100))
-    world.cache.reset()
-    world.allocator.clear()
+    world.flush()
     assert not world.held()
     world.turn("a", text(1, 120))
     world.check()

@@ -116,10 +116,21 @@ class World:
         key = RadixKey(array("q", tokens))
         return int(self.cache.match_prefix(MatchPrefixParams(key=key)).device_prefix_len)
 
-    def check(self) -> None:
-        """SGLang's own invariants: nothing leaks, and between evictions nothing is locked that no request uses."""
+    def abort(self, req: Any) -> None:
+        """A request that waits is called off."""
+        if hasattr(req, ATTRIBUTE):
+            getattr(req, ATTRIBUTE).retention.gone(req, getattr(req, ATTRIBUTE))
+
+    def flush(self) -> None:
+        """What the scheduler does where nothing runs."""
+        self.cache.reset()
+        self.rows.clear()
+        self.allocator.clear()
+
+    def check(self, private: int = 0) -> None:
+        """SGLang's own invariant: nothing leaks, where requests have so many tokens to themselves."""
         cache = self.cache
-        room = self.allocator.available_size() + cache.evictable_size() + cache.protected_size()
+        room = self.allocator.available_size() + cache.evictable_size() + cache.protected_size() + private
         assert room == self.size, f"{self.size - room} tokens leaked"
         cache.sanity_check()
 
