@@ -6,8 +6,8 @@ received, the way SGLang's own time limits do, so that all ranks act on it in th
 
 import logging
 import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from sglang.utils import TypeBasedDispatcher
 
@@ -20,6 +20,8 @@ from sglang_paste.schedule.keeper import Counts, Keeper
 from sglang_paste.session.note import KEY, read
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 ATTRIBUTE = "paste_place"
 METRICS_S = 1.0
@@ -40,9 +42,8 @@ class Retention:
 
     def queued(self, req: Any, place: "Place") -> None:
         """A session is back with a request."""
-        wanted = self.holds.want(req.rid, place.whose, req.origin_input_ids)
-        if self.keeper:
-            self.keeper.book.continued(req.rid, place.whose, [hold.request for hold in wanted], time.monotonic())
+        wanted = [hold.request for hold in self.holds.want(req.rid, place.whose, req.origin_input_ids)]
+        self.note(lambda keeper: keeper.book.continued(req.rid, place.whose, wanted, time.monotonic()))
 
     def released(self, req: Any, place: "Place", *, cached: bool) -> None:
         """A request has given its KV to the cache; what is there is held from now on."""
@@ -53,16 +54,23 @@ class Retention:
         elif cached and tokens and req.finished_reason.to_json()["type"] != "abort":
             self._count(req)
             self.holds.add(req.rid, place.whose, req.origin_input_ids, req.last_node, tokens)
-            if self.keeper:
-                self.keeper.book.held(req.rid, place.whose, tokens, time.monotonic())
+            self.note(lambda keeper: keeper.book.held(req.rid, place.whose, tokens, time.monotonic()))
         else:
             self.gone(req, place)
 
     def gone(self, req: Any, place: "Place") -> None:
         """A request has ended without an answer."""
         self.holds.settle(req.rid)
-        if self.keeper:
-            self.keeper.book.aborted(req.rid, place.whose, time.monotonic())
+        self.note(lambda keeper: keeper.book.aborted(req.rid, place.whose, time.monotonic()))
+
+    def note(self, act: Callable[[Keeper], T]) -> T | None:
+        """Let the keeper know, where there is one. One that fails is done without: what is held then goes by age."""
+        try:
+            return act(self.keeper) if self.keeper else None
+        except Exception:
+            logger.exception("sessions are retained without a policy from now on")
+            self.keeper = None
+            return None
 
     def tell(self, now: float) -> None:
         """Metrics, once a second."""
@@ -92,20 +100,20 @@ class Place(NamedTuple):
 class Tap:
     """A sink that lets rank 0's book see what passes."""
 
-    def __init__(self, keeper: Keeper, sink: Sink) -> None:
-        self._keeper = keeper
+    def __init__(self, retention: Retention, sink: Sink) -> None:
+        self._retention = retention
         self._sink = sink
 
     def send(self, events: Sequence[EngineEvent]) -> None:
         """Never waits."""
-        self._keeper.book.observe(events)
+        self._retention.note(lambda keeper: keeper.book.observe(events))
         self._sink.send(events)
 
 
 def tapped(scheduler: Any, sink: Sink) -> Sink:
     """The sink of a scheduler's turns."""
     retention = of(scheduler)
-    return Tap(retention.keeper, sink) if retention and retention.keeper else sink
+    return Tap(retention, sink) if retention and retention.keeper else sink
 
 
 def of(scheduler: Any) -> Retention | None:
@@ -135,9 +143,10 @@ def polled(result: list[Any], scheduler: Any) -> list[Any] | None:
     if retention is None or retention.keeper is None:
         return None
     now = time.monotonic()
-    retention.keeper.direct(bus.sink("scheduler").receive())
+    directives = bus.sink("scheduler").receive()
     retention.tell(now)
-    standing = retention.keeper.decide(retention.holds, now)
+    retention.note(lambda keeper: keeper.direct(directives))
+    standing = retention.note(lambda keeper: keeper.decide(retention.holds, now))
     return [*result, standing] if standing else None
 
 

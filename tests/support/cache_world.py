@@ -97,9 +97,9 @@ class World:
         req.kv.kv_committed_len = req.kv.kv_allocated_len = length
         req.cached_tokens = req.prefix_len
 
-    def finish(self, req: Any, *, checkpoint: bool = True) -> None:
+    def finish(self, req: Any, *, checkpoint: bool = True, reason: Any = None) -> None:
         """The request's last token is out."""
-        req.finished_reason = FINISH_LENGTH(length=0)
+        req.finished_reason = reason or FINISH_LENGTH(length=0)
         release_kv_cache(req, self.cache, checkpoint=checkpoint)
 
     def held(self) -> list[Hold]:
