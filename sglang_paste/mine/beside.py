@@ -3,32 +3,46 @@
 import os
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 MAX_PROCESSES = 8
-_LENGTH = struct.Struct("<Q")
+MAX_COUNT = 8192  # numbers that fit into a pipe at once
+_NUMBER = struct.Struct("<I")
+_HEAD = struct.Struct("<IQ")
 Work = Callable[[int], bytes]
 
 
 def spread(work: Work, count: int, processes: int | None = None) -> list[bytes]:
-    """What `work` gives for 0 to `count` - 1, in order, done in as many processes as there are cores (or `processes`).
+    """What `work` gives for 0 to `count` - 1, done in as many processes as there are cores (or `processes`), each of
+    which takes the next number when it is done with one.
 
-    It must give the same wherever it is done: where a process fails, or none can be made, its share is done here.
+    It must give the same wherever it is done: what a process does not give is done here.
     """
-    most = max(1, min(_cores() if processes is None else processes, count, MAX_PROCESSES))
-    shares = [range(number, count, most) for number in range(most)]
-    readers = [_begin(work, share) for share in shares[1:]]
-    found: list[bytes] = [b""] * count
-    for share, finish in zip(shares, [lambda: None, *readers], strict=True):
-        done = finish()
-        for place, result in zip(share, map(work, share) if done is None else done, strict=True):
-            found[place] = result
-    return found
+    most = min(_cores() if processes is None else processes, count, MAX_PROCESSES)
+    if most < 2 or count > MAX_COUNT:
+        return [work(number) for number in range(count)]
+    taking, giving = os.pipe()
+    os.write(giving, b"".join(map(_NUMBER.pack, range(count))))
+    os.close(giving)
+    try:
+        readers = [_begin(work, taking) for _ in range(most - 1)]
+        found = dict(_done(work, taking))
+    finally:
+        os.close(taking)
+    for finish in readers:
+        found.update(finish())
+    return [found[number] if number in found else work(number) for number in range(count)]
 
 
-def _begin(work: Work, share: Sequence[int]) -> Callable[[], list[bytes] | None]:
-    """Begin a share in a process of its own; what is returned waits for it, and gives None where it failed."""
+def _done(work: Work, taking: int) -> Iterator[tuple[int, bytes]]:
+    while data := os.read(taking, _NUMBER.size):
+        (number,) = _NUMBER.unpack(data)
+        yield number, work(number)
+
+
+def _begin(work: Work, taking: int) -> Callable[[], dict[int, bytes]]:
+    """Begin a process that takes numbers; what is returned waits for it, and gives what it did whole."""
     reading, writing = os.pipe()
     process = os.fork()
     if process == 0:
@@ -36,27 +50,29 @@ def _begin(work: Work, share: Sequence[int]) -> Callable[[], list[bytes] | None]
         try:
             os.close(reading)
             with os.fdopen(writing, "wb") as pipe:
-                for number in share:
-                    result = work(number)
-                    pipe.write(_LENGTH.pack(len(result)))
+                for number, result in _done(work, taking):
+                    pipe.write(_HEAD.pack(number, len(result)))
                     pipe.write(result)
             code = 0
         finally:
             os._exit(code)
     os.close(writing)
 
-    def finished() -> list[bytes] | None:
+    def finished() -> dict[int, bytes]:
         with os.fdopen(reading, "rb") as pipe:
-            found = [_read(pipe) for _ in share]
-        _, status = os.waitpid(process, 0)
-        return found if status == 0 else None
+            found = dict(_results(pipe))
+        os.waitpid(process, 0)
+        return found
 
     return finished
 
 
-def _read(pipe: BinaryIO) -> bytes:
-    head = pipe.read(_LENGTH.size)
-    return pipe.read(_LENGTH.unpack(head)[0]) if len(head) == _LENGTH.size else b""
+def _results(pipe: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    while len(head := pipe.read(_HEAD.size)) == _HEAD.size:
+        number, length = _HEAD.unpack(head)
+        result = pipe.read(length)
+        if len(result) == length:
+            yield number, result
 
 
 def _cores() -> int:

@@ -1,16 +1,21 @@
 """From the raw probability of a candidate to the real one, on tasks that were not learned from."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from sglang_paste.mine.messages import steps
 from sglang_paste.mine.records import Session
-from sglang_paste.predict.levels import Level, Line
+from sglang_paste.predict.levels import Level, log_odds
 from sglang_paste.predict.mined import Mined
 from sglang_paste.predict.recall import call_text
 
-MAX_MOMENTS = 6000
-_BINS = 15
-_PRIOR = 8.0
+MAX_MOMENTS = 3000
+OFFERED = 3
+# How many outcomes weigh as much as the assumption that raw probabilities are real.
+_SHIFT_WEIGHT, _SLOPE_WEIGHT = 20.0, 40.0
+_LEAST_SLOPE = 0.1
+_STEPS = 30
 Outcome = tuple[float, bool]
 Outcomes = dict[str, list[Outcome]]
 
@@ -25,7 +30,7 @@ def judge(mined: Mined, items: Iterable[tuple[Session, str]]) -> Outcomes:
             if step.calls:
                 moments += 1
                 made = call_text(step.calls[0].name, step.calls[0].arguments)
-                for candidate in live.candidates(3):
+                for candidate in live.candidates(OFFERED):
                     right = call_text(candidate.tool, candidate.arguments) == made
                     found.setdefault(candidate.tool, []).append((candidate.probability, right))
             for message in step.messages:
@@ -35,38 +40,25 @@ def judge(mined: Mined, items: Iterable[tuple[Session, str]]) -> Outcomes:
     return found
 
 
-def levels(outcomes: Outcomes) -> dict[str, list[Level]]:
-    """A rising line for all tools (under ``), and one for each that was seen enough, drawn to the one of all."""
-    every = [outcome for found in outcomes.values() for outcome in found]
-    if len(every) < 50:
-        return {}
-    general = _line(every, None)
-    found = {"": general}
-    for tool, own in sorted(outcomes.items()):
-        if len(own) >= 60:
-            found[tool] = _line(own, Line(general))
-    return found
+def levels(outcomes: Sequence[Outcomes]) -> dict[str, Level]:
+    """A level for each tool, the nearer to none the fewer outcomes there are."""
+    of_tool: Outcomes = {}
+    for found in outcomes:
+        for tool, some in found.items():
+            of_tool.setdefault(tool, []).extend(some)
+    return {tool: _level(some) for tool, some in sorted(of_tool.items()) if some}
 
 
-def _line(outcomes: list[Outcome], general: Line | None) -> list[Level]:
-    ordered = sorted(outcomes)
-    size = max(len(ordered) // _BINS, 20)
-    points: list[list[float]] = []
-    for start in range(0, len(ordered), size):
-        part = ordered[start : start + size]
-        raw = sum(p for p, _ in part) / len(part)
-        prior = raw if general is None else general.at(raw)
-        hits = sum(right for _, right in part)
-        points.append([raw, (hits + _PRIOR * prior) / (len(part) + _PRIOR), len(part)])
-    return [Level(raw, value) for raw, value in _rising(points)]
-
-
-def _rising(points: list[list[float]]) -> list[tuple[float, float]]:
-    """Pool neighbours that fall, so that the line never does."""
-    pools: list[list[float]] = []
-    for raw, value, weight in points:
-        pools.append([raw * weight, value * weight, weight])
-        while len(pools) > 1 and pools[-2][1] / pools[-2][2] >= pools[-1][1] / pools[-1][2]:
-            last = pools.pop()
-            pools[-1] = [a + b for a, b in zip(pools[-1], last, strict=True)]
-    return [(raw / weight, value / weight) for raw, value, weight in pools]
+def _level(outcomes: Sequence[Outcome]) -> Level:
+    """Platt scaling, drawn to what changes nothing; by Newton's method in bounded steps."""
+    inputs = np.array([(1.0, log_odds(raw)) for raw, _ in outcomes])
+    hits = np.array([float(right) for _, right in outcomes])
+    nothing, weight = np.array([0.0, 1.0]), np.array([_SHIFT_WEIGHT, _SLOPE_WEIGHT]) / 4  # a coin's variance
+    found = nothing.copy()
+    for _ in range(_STEPS):
+        expected = 1.0 / (1.0 + np.exp(-inputs @ found))
+        gradient = inputs.T @ (expected - hits) + weight * (found - nothing)
+        curvature = (inputs.T * (expected * (1.0 - expected))) @ inputs + np.diag(weight)
+        step = np.linalg.solve(curvature, gradient)
+        found -= step / max(1.0, float(np.abs(step).max()))
+    return Level(float(found[0]), max(float(found[1]), _LEAST_SLOPE))

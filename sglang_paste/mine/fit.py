@@ -21,29 +21,35 @@ _RATE, _DECAY, _START = 0.1, 0.03, 0.1
 def softmax(examples: Sequence[Example], values: Floats, classes: int, epochs: int = EPOCHS, seed: int = 7) -> Floats:
     """Weights [feature, class] of a softmax among each example's own classes, by AdaGrad, averaged over its later
     epochs. `values` say how much each feature weighs; the weights returned are multiplied with them."""
-    size = (len(values), classes)
-    weights, total = np.zeros(size, np.float32), np.zeros(size, np.float32)
-    squares = np.full(size, _START, np.float32)
+    # [feature, class, weight and sum of squares], so that both are fetched at once
+    state = np.zeros((len(values), classes, 2), np.float32)
+    state[:, :, 1] = _START
+    total = np.zeros((len(values), classes), np.float32)
     order = np.random.default_rng(seed)
     decay, taken = np.float32(_DECAY), 0
     for epoch in range(epochs):
         rate = np.float32(_RATE / (1 + 0.5 * epoch))
         for number in order.permutation(len(examples)):
             rows, columns, right = examples[number]
-            grid = rows if columns is None else (rows[:, None], columns[None, :])
+            grid = rows if columns is None else (rows[:, None], columns)
             value = values[rows]
-            block = weights[grid]
-            scores = value @ block
+            block = state[grid]
+            weights, squares = block[:, :, 0], block[:, :, 1]
+            scores = value @ weights
             scores -= scores.max()
             np.exp(scores, out=scores)
             scores /= scores.sum()
             scores[right] -= 1.0
-            step = value[:, None] * (scores + decay * block)
-            square = squares[grid] + step * step
-            squares[grid] = square
-            weights[grid] = block - rate * step / np.sqrt(square)
+            step = decay * weights
+            step += scores
+            step *= value[:, None]
+            squares += step * step
+            step *= rate
+            step /= np.sqrt(squares)
+            weights -= step
+            state[grid] = block
         if 2 * epoch >= epochs:
-            total += weights
+            total += state[:, :, 0]
             taken += 1
     return total * (values[:, None] / np.float32(max(taken, 1)))
 

@@ -1,6 +1,6 @@
 """Mining: recorded sessions in, patterns out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from hashlib import sha256
 
@@ -18,7 +18,8 @@ from sglang_paste.predict.mined import Mined
 from sglang_paste.predict.patterns import Argument, Block, Patterns
 
 PARTS = 4
-_ASIDE = 0
+JUDGED = 2
+Parts = list[set[str]]
 _encode = msgspec.msgpack.encode
 
 
@@ -39,19 +40,20 @@ class Miner:
         """The patterns of all sessions taken in, which are then forgotten."""
         with closing(self._spool):
             told = progress or _quietly
-            plan = Plan(self._survey())
+            parts = parted(self._spool.tasks(), PARTS)
+            plan = Plan(self._survey(parts))
             told(0.2)
-            lesson = Lesson(plan, self._examples(plan))
+            lesson = Lesson(plan, self._examples(parts, plan))
             told(0.5)
-            patterns, learned = self._fitted(plan, lesson)
+            patterns, *learned = self._fitted(plan, lesson)
             told(0.8)
-            self._judge(patterns, Mined(learned))
+            self._judge(parts, patterns, learned)
             return patterns
 
-    def _survey(self) -> Survey:
+    def _survey(self, parts: Parts) -> Survey:
         def counted(part: int) -> bytes:
             survey = Survey(self.k)
-            for session, task in self._spool.of(lambda task: part_of(task) == part):
+            for session, task in self._spool.of(parts[part].__contains__):
                 survey.add(session, task)
             return _encode(survey)
 
@@ -60,54 +62,61 @@ class Miner:
             whole.join(msgspec.msgpack.decode(data, type=Survey))
         return whole
 
-    def _examples(self, plan: Plan) -> list[Examples]:
+    def _examples(self, parts: Parts, plan: Plan) -> list[Examples]:
         def collected(part: int) -> bytes:
             collector = Collector(plan)
-            for session, task in self._spool.of(lambda task: part_of(task) == part):
+            for session, task in self._spool.of(parts[part].__contains__):
                 collector.add(session, half_of(task))
             return _encode(collector.examples())
 
-        parts = spread(collected, PARTS, self._processes)
-        return [msgspec.msgpack.decode(part, type=Examples) for part in parts]
+        done = spread(collected, PARTS, self._processes)
+        return [msgspec.msgpack.decode(part, type=Examples) for part in done]
 
-    def _fitted(self, plan: Plan, lesson: Lesson) -> tuple[Patterns, Patterns]:
-        """The patterns of all tasks, and those of all but the ones set aside."""
+    def _fitted(self, plan: Plan, lesson: Lesson) -> list[Patterns]:
+        """The patterns of all parts, and those of all but one for each that is judged."""
+        sides = (None, *range(JUDGED))
         keys = list(plan.arguments)
-        sides = (None, _ASIDE)
-        work = [(side, key) for key in (None, *keys) for side in sides]
 
         def fitted(number: int) -> bytes:
-            side, key = work[number]
-            return _encode(lesson.shapes(side) if key is None else lesson.argument(key, side))
+            if number < len(sides):
+                return _encode(lesson.shapes(sides[number]))
+            return _encode(lesson.argument(keys[number - len(sides)], sides))
 
-        done = spread(fitted, len(work), self._processes)
-        found = []
-        for place in range(len(sides)):
-            shapes, *arguments = done[place :: len(sides)]
-            found.append(
-                lesson.patterns(
-                    msgspec.msgpack.decode(shapes, type=Block),
-                    [msgspec.msgpack.decode(argument, type=Argument) for argument in arguments],
-                )
-            )
-        return found[0], found[1]
+        done = spread(fitted, len(sides) + len(keys), self._processes)
+        shapes = [msgspec.msgpack.decode(data, type=Block) for data in done[: len(sides)]]
+        arguments = [msgspec.msgpack.decode(data, type=list[Argument]) for data in done[len(sides) :]]
+        return [
+            lesson.patterns(shapes[place], [of_sides[place] for of_sides in arguments]) for place in range(len(sides))
+        ]
 
-    def _judge(self, patterns: Patterns, learned: Mined) -> None:
-        """What is remembered of all tasks, and how good what was learned is on those set aside."""
+    def _judge(self, parts: Parts, patterns: Patterns, learned: Sequence[Patterns]) -> None:
+        """What is remembered of all tasks, and how good what was learned is on the part it was not learned from."""
 
         def done(number: int) -> bytes:
-            if number:
-                return _encode(judge(learned, self._spool.of(lambda task: part_of(task) == _ASIDE)))
-            return _encode(remember(self._spool))
+            if not number:
+                return _encode(remember(self._spool))
+            return _encode(judge(Mined(learned[number - 1]), self._spool.of(parts[number - 1].__contains__)))
 
-        remembered, judged = spread(done, 2, self._processes)
+        remembered, *judged = spread(done, 1 + JUDGED, self._processes)
         patterns.recollections, patterns.trust = msgspec.msgpack.decode(remembered, type=Remembered)
-        patterns.levels = levels(msgspec.msgpack.decode(judged, type=Outcomes))
+        patterns.levels = levels([msgspec.msgpack.decode(outcomes, type=Outcomes) for outcomes in judged])
 
 
-def part_of(task: str) -> int:
-    """The part a task is in."""
-    return sha256(f"part/{task}".encode()).digest()[0] % PARTS
+def parted(tasks: Mapping[str, str], count: int) -> Parts:
+    """The tasks, each with its source, in parts that have about as many of each source."""
+    parts: Parts = [set() for _ in range(count)]
+    of_source: dict[str, list[str]] = {}
+    for task in sorted(tasks, key=_shuffled):
+        of_source.setdefault(tasks[task], []).append(task)
+    for source, some in of_source.items():
+        start = int.from_bytes(_shuffled(source)[:4])
+        for number, task in enumerate(some, start):
+            parts[number % count].add(task)
+    return parts
+
+
+def _shuffled(name: str) -> bytes:
+    return sha256(f"part/{name}".encode()).digest()
 
 
 def half_of(task: str) -> int:

@@ -26,7 +26,7 @@ class Spool:
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115
         weakref.finalize(self, self._file.close)
-        self._places: list[tuple[bytes, bytes, int, int]] = []
+        self._places: list[tuple[bytes, str, bytes, int, int]] = []
         self._tasks = Tasks()
         self._decoder = msgspec.json.Decoder(Session)
 
@@ -37,10 +37,17 @@ class Spool:
         """The sessions of the tasks with chosen names."""
         descriptor = self._file.fileno()
         self._file.flush()
-        for _, key, at, length in sorted(self._places):
+        for _, _, key, at, length in sorted(self._places):
             task = self._tasks.root(key).hex()
             if chosen(task):
                 yield self._decoder.decode(zlib.decompress(os.pread(descriptor, length, at))), task
+
+    def tasks(self) -> dict[str, str]:
+        """The names of all tasks, each with a source it was found in."""
+        found: dict[str, str] = {}
+        for _, source, key, *_ in sorted(self._places):
+            found.setdefault(self._tasks.root(key).hex(), source)
+        return found
 
     def add(self, session: Session) -> None:
         """Lay a session aside. Raises OSError where the disk is full."""
@@ -48,7 +55,7 @@ class Spool:
         at = self._file.seek(0, 2)
         self._file.write(data)
         key = hashlib.sha256(f"{session.source}/{session.session_id}".encode()).digest()[:8] + recording_key(session)
-        self._places.append((key, task_keys(session)[0], at, len(data)))
+        self._places.append((key, session.source, task_keys(session)[0], at, len(data)))
         self._tasks.add(session)
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from sglang_paste.predict.secret import holds_secret, is_secret_name
 from sglang_paste.predict.state import State, Wanted, text_of
 from sglang_paste.predict.ways import Way, build, explain, form_of
 
-MAX_WAYS = 9
+MAX_WAYS = 8
 MAX_CONSTANTS = 48
 MAX_EXPLAINED = 75
 MIN_WORD_TASKS = 3
@@ -50,15 +50,17 @@ class Survey(msgspec.Struct):
             self.together.setdefault(tool, set()).update(tools)
         called = [turn.tool_calls[0].name for turn in session.turns if turn.tool_calls]
         thorough = 3 * sum([self._calls.get(tool, 0) < MAX_EXPLAINED for tool in called]) >= len(called)
+        said: Counter[str] = Counter()
         for state, calls in moments(session, None if thorough else _NOTHING):
             call = calls[0]
             self._calls[call.name] = self._calls.get(call.name, 0) + 1
             self._note(self._shapes, (call.name, tuple(sorted(call.arguments))), task)
-            for word in features(state):
-                self._counts[word] = self._counts.get(word, 0) + 1
-                self._note(self._words, word, task)
+            said.update(features(state))
             for name, value in call.arguments.items():
                 self._argument(state if thorough else None, call, name, value, task)
+        for word, count in said.items():
+            self._counts[word] = self._counts.get(word, 0) + count
+            self._note(self._words, word, task)
 
     def join(self, other: "Survey") -> None:
         """Add what another one counted."""

@@ -30,26 +30,42 @@ class Lesson:
                 if shape >= 0:
                     allowed = part.sets[part.allowed[moment]]
                     examples.append((part.rows(moment), allowed, int(np.searchsorted(allowed, shape))))
-        return self._block(examples, len(self._plan.shapes), EPOCHS)[0]
+        return self._block(examples, len(self._plan.shapes), _epochs(without))[0]
 
-    def argument(self, key: ArgumentKey, without: int | None = None) -> Argument:
-        """An argument with its weights; without what is in one part."""
+    def argument(self, key: ArgumentKey, sides: Sequence[int | None]) -> list[Argument]:
+        """An argument with its weights: for each side without what is in that part."""
+        odds = self._odds(key)
+        flats = [odds.put(part, part.choices[key]) if key in part.choices else None for part in self._parts]
+        return [self._argument(key, flats, side) for side in sides]
+
+    def _argument(self, key: ArgumentKey, flats: Sequence[Flat | None], without: int | None) -> Argument:
         plain = self._plan.arguments[key]
-        parts = list(self._chosen(without))
-        columns = len(plain.constants) + 1
-        block, halves = Block(0), [np.zeros((0, columns), np.float32)] * 2
-        known: Ints = np.zeros(0, np.int64)
+        block = Block(0)
         if plain.constants:
-            examples: list[list[Example]] = [[], []]
-            for part in parts:
-                for moment, right in part.constants.get(key, ()):
-                    examples[part.halves[moment]].append((part.rows(moment), None, right))
-            block, known = self._block(examples[0] + examples[1], columns, EPOCHS)
-            halves = [self._weights(half, known, columns, _FEW) for half in examples[::-1]]
-        odds = _Odds(known, halves, slots.VALUE + slots.WAY * len(plain.ways) + len(plain.constants))
-        choices = _joined([odds.put(part, part.choices[key]) for part in parts if key in part.choices])
+            examples = [example for half in self._constants(key, without) for example in half]
+            block, _ = self._block(examples, len(plain.constants) + 1, _epochs(without))
+        choices = _joined([flat for number, flat in enumerate(flats) if flat is not None and number != without])
         weights = logit(choices, choose.width(plain) + slots.NONE)
-        return Argument(*key, plain.ways, plain.constants, block, weights.astype("<f4").tobytes(), reach(choices, weights))
+        table = weights.astype("<f4").tobytes()
+        return Argument(*key, plain.ways, plain.constants, block, table, reach(choices, weights))
+
+    def _odds(self, key: ArgumentKey) -> "_Odds":
+        """The odds of the constants, in each half of the tasks as the other one has them."""
+        plain = self._plan.arguments[key]
+        columns = len(plain.constants) + 1
+        examples = self._constants(key, None)
+        rows = [rows for half in examples for rows, _, _ in half]
+        known: Ints = np.unique(np.concatenate(rows)) if rows else np.zeros(0, np.int64)
+        halves = [self._weights(half, known, columns, _FEW) for half in examples[::-1]]
+        return _Odds(known, halves, slots.VALUE + slots.WAY * len(plain.ways) + len(plain.constants))
+
+    def _constants(self, key: ArgumentKey, without: int | None) -> list[list[Example]]:
+        """The moments of an argument and the constants it had, of each half of the tasks."""
+        halves: list[list[Example]] = [[], []]
+        for part in self._chosen(without):
+            for moment, right in part.constants.get(key, ()):
+                halves[part.halves[moment]].append((part.rows(moment), None, right))
+        return halves
 
     def patterns(self, shapes: Block, arguments: Iterable[Argument]) -> Patterns:
         """All of it together, not calibrated."""
@@ -79,6 +95,10 @@ class Lesson:
         if not runs:
             return None, None
         return runs[len(runs) // 2], runs[int(len(runs) * 0.9)]
+
+
+def _epochs(without: int | None) -> int:
+    return EPOCHS if without is None else _FEW
 
 
 class _Part:

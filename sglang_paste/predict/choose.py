@@ -14,7 +14,7 @@ from sglang_paste.predict.ways import PLAIN, Way, built_form, values
 
 MAX_HEAD = 5
 MAX_TAIL = 1
-MAX_CLOSE = 6
+MAX_CLOSE = 7
 _HEADS = MAX_HEAD + MAX_TAIL
 _SIZES = 16
 Value = tuple[str, str]

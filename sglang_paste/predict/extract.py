@@ -10,16 +10,16 @@ import msgspec
 
 from sglang_paste.predict.memo import Memo
 
-MAX_CHARS = 4200
-MAX_PIECES = 300
+MAX_CHARS = 3000
+MAX_PIECES = 400
 MAX_VALUE_CHARS = 400
 MAX_PER_KIND = 48
 MAX_LEAVES = 256
 MAX_DEPTH = 8
 MAX_ROWS = 16
-MAX_PROSE_CHARS = 3000
+MAX_PROSE_CHARS = 2400
 MAX_PARSED_CHARS = 65_536
-MAX_KNOWN = 16_384
+MAX_KNOWN = 32_768
 
 Found = dict[str, list[str]]
 """The values of each kind in the order they stand, each once."""
@@ -111,29 +111,36 @@ def parsed(text: str) -> Any:
     return None
 
 
-def leaves(document: Any) -> Iterator[tuple[str, str, str]]:
-    """The scalars of a document: their path, their text, and the object they are in.
+def leaves(document: Any) -> list[tuple[str, str, int]]:
+    """The scalars of a document: their path, their text, and the number of the object they are in.
 
     List positions are `[]` in a path, and keys that hold digits are `{}`, which are values too. Breadth first, bounded.
     """
-    pending: list[tuple[str, Any, str]] = [("", document, "")]
-    for path, value, holder in pending:
+    found: list[tuple[str, str, int]] = []
+    pending: list[tuple[str, Any, int]] = [("", document, 0)]
+    for number, (path, value, around) in enumerate(pending, start=1):
+        if len(found) >= MAX_LEAVES or path.count(".") >= MAX_DEPTH:
+            break
+        items: list[tuple[str, Any, int]]
         if isinstance(value, dict):
-            if path.count(".") < MAX_DEPTH and len(pending) < 4 * MAX_LEAVES:
-                mine = str(len(pending))
-                for key, item in islice(value.items(), MAX_LEAVES):
-                    if _is_numbered[key]:
-                        yield f"{path}.{{}}", key, holder
-                        pending.append((f"{path}.{{}}", item, mine))
-                    else:
-                        pending.append((f"{path}.{key[:64]}", item, mine))
-        elif isinstance(value, list):
-            if len(pending) < 4 * MAX_LEAVES:
-                pending.extend([(f"{path}[]", item, holder) for item in value[:MAX_PER_KIND]])
+            items = []
+            for key, item in islice(value.items(), MAX_LEAVES):
+                if _is_numbered[key]:
+                    found.append((f"{path}.{{}}", key, around))
+                    items.append((f"{path}.{{}}", item, number))
+                else:
+                    items.append((f"{path}.{key[:64]}", item, number))
         else:
-            text = value if isinstance(value, str) else scalar(value)
+            below = f"{path}[]"
+            items = [(below, item, around) for item in value[:MAX_PER_KIND]]
+        for below, item, owner in items:
+            if isinstance(item, (dict, list)):
+                pending.append((below, item, owner))
+                continue
+            text = item if isinstance(item, str) else scalar(item)
             if len(text) <= MAX_VALUE_CHARS:
-                yield path, text, holder
+                found.append((below, text, owner))
+    return found
 
 
 def tables(document: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -151,7 +158,7 @@ def scalar(value: Any) -> str:
     """The text of a JSON scalar; strings as they are."""
     if isinstance(value, str):
         return value
-    return msgspec.json.encode(value).decode()
+    return str(value) if type(value) is int else msgspec.json.encode(value).decode()
 
 
 def _tokens(text: str, values: Values) -> None:
@@ -160,11 +167,16 @@ def _tokens(text: str, values: Values) -> None:
             values["url"][url.rstrip(".,")] = None
         text = _URL.sub(" ", text)
     pieces = dict.fromkeys(text.encode("utf-8", "replace").translate(_CUT).split())
-    # Most are plain words, and those that are not come again and again in a session.
-    telling = [piece for piece in pieces if not (piece.isalpha() and piece.islower()) and len(piece) <= MAX_VALUE_CHARS]
-    for piece in telling[:MAX_PIECES]:
-        for kind, value in _named[piece]:
+    for named in map(_named.__getitem__, islice(pieces, MAX_PIECES)):
+        for kind, value in named:
             values[kind][value] = None
+
+
+def _names(piece: bytes) -> tuple[tuple[str, str], ...]:
+    # Most are plain words, and those that are not come again and again in a session.
+    if len(piece) > MAX_VALUE_CHARS or (piece.isalpha() and piece.islower()):
+        return ()
+    return tuple(_classified(piece.decode("utf-8", "replace")))
 
 
 def _classified(text: str) -> Iterator[tuple[str, str]]:
@@ -195,9 +207,7 @@ def _classified(text: str) -> Iterator[tuple[str, str]]:
                 yield "called", value
 
 
-_named: Memo[bytes, tuple[tuple[str, str], ...]] = Memo(
-    lambda piece: tuple(_classified(piece.decode("utf-8", "replace"))), MAX_KNOWN
-)
+_named = Memo(_names, MAX_KNOWN)
 
 
 def _spans(text: str, values: Values) -> None:

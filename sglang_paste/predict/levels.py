@@ -1,29 +1,24 @@
 """Raw probabilities made real, by what became of others like them."""
 
-from bisect import bisect
+from math import exp, log
 
 import msgspec
 
+_EDGE = 1e-4
+
 
 class Level(msgspec.Struct, frozen=True):
-    """What a raw probability came to on tasks that were not learned from."""
+    """From raw probabilities to those found on tasks that were not learned from: `shift` and `slope` in log-odds."""
 
-    raw: float
-    real: float
+    shift: float = 0.0
+    slope: float = 1.0
 
-
-class Line:
-    """A rising line through levels, from (0, 0) to the last level and flat from there."""
-
-    def __init__(self, levels: list[Level]) -> None:
-        self._raw = [0.0, *(level.raw for level in levels)]
-        self._real = [0.0, *(level.real for level in levels)]
-
-    def at(self, raw: float) -> float:
+    def real(self, raw: float) -> float:
         """The real probability."""
-        place = bisect(self._raw, raw)
-        if place == len(self._raw):
-            return self._real[-1]
-        low, high = self._raw[place - 1], self._raw[place]
-        share = (raw - low) / (high - low)
-        return self._real[place - 1] * (1 - share) + self._real[place] * share
+        return 1.0 / (1.0 + exp(-self.shift - self.slope * log_odds(raw)))
+
+
+def log_odds(p: float) -> float:
+    """The log-odds of a probability, finite for 0 and 1."""
+    p = min(max(p, _EDGE), 1.0 - _EDGE)
+    return log(p / (1.0 - p))

@@ -16,18 +16,18 @@ from sglang_paste.calls import DEFAULT_TENANT
 from sglang_paste.predict import choose, patternfile
 from sglang_paste.predict.base import RunTime
 from sglang_paste.predict.contexts import ContextModel, Floats, Ints, Reading
-from sglang_paste.predict.levels import Line
+from sglang_paste.predict.memo import Memo
 from sglang_paste.predict.moment import Moment, first
 from sglang_paste.predict.moment import mark as mark_of
 from sglang_paste.predict.patterns import Patterns, Shape
 from sglang_paste.predict.recall import Memory, Recaller, Sight, parsed
-from sglang_paste.predict.state import State, text_of
+from sglang_paste.predict.state import State, Wanted, text_of
 
 _SHAPES = 5
 _REMEMBERED = 256
-_HOPELESS = 0.02
+_HOPELESS = 0.03
 _MAX_ARGUMENTS_CHARS = 65_536
-_MAX_POOLS = 8
+_MAX_POOLS = 9
 _NONE: Ints = np.zeros(0, np.int64)
 _DEFAULT_RUN = RunTime(p50=0.5, p90=2.0)
 Tool = str | Mapping[str, Any]
@@ -66,8 +66,7 @@ class Mined:
                 self._run_times[item.tool, item.names] = run_time
                 self._run_times.setdefault((item.tool, None), run_time)
         self.together = {tool: frozenset(others) for tool, others in patterns.together.items()}
-        self.wanted = choose.wanted(patterns.arguments)
-        self._lines = {tool: Line(levels) for tool, levels in patterns.levels.items()}
+        self._wanted = Memo(self._wanted_of, _REMEMBERED)
         self._memories = {tenant: Memory(own) for tenant, own in patterns.recollections.items()}
         self._memories.setdefault(DEFAULT_TENANT, Memory())
 
@@ -83,10 +82,26 @@ class Mined:
         offered = None if tools is None else _names(tools)
         return MinedSession(self, offered, frozenset(inert), Memory() if memory is None else memory)
 
+    def together_with(self, tools: frozenset[str] | None, called: Iterable[str]) -> frozenset[str]:
+        """Of some tools (all, where None) those that went together with the ones called."""
+        found = frozenset(self.shapes) if tools is None else tools
+        for name in called:
+            others = self.together.get(name)
+            if others is not None and not found.isdisjoint(others):
+                found &= others
+        return found
+
+    def wanted(self, tools: frozenset[str]) -> Wanted:
+        """What the arguments of these tools need of each source."""
+        return self._wanted[tools]
+
+    def _wanted_of(self, tools: frozenset[str]) -> Wanted:
+        return choose.wanted(argument for argument in self.patterns.arguments if argument.tool in tools)
+
     def real(self, tool: str, raw: float) -> float:
         """A probability as it turned out for other calls of the tool."""
-        line = self._lines.get(tool) or self._lines.get("")
-        return raw if line is None else line.at(raw)
+        level = self.patterns.levels.get(tool)
+        return raw if level is None else level.real(raw)
 
     def run_time(self, tool: str, arguments: Collection[str]) -> RunTime:
         """How long a call with these arguments takes, or a guess where none was timed."""
@@ -109,17 +124,22 @@ class MinedSession:
         self._of_tools: tuple[frozenset[str], Ints] | None = None
         self._narrowed: tuple[tuple[frozenset[str] | None, int], frozenset[str]] | None = None
         self._before: State | None = None
-        self.state = State(mined.wanted)
+        self._read_for = tools
+        self.state = State(mined.wanted(mined.together_with(tools, ())))
 
     def offer(self, tools: Iterable[Tool] | None) -> None:
         """From now on the model may call these tools; any, where None."""
         self._tools = None if tools is None else _names(tools)
+        if self._tools is None or self._read_for is None:
+            self._read_for = None
+        else:
+            self._read_for |= self._tools
 
     def fork(self) -> "MinedSession":
         """A copy that goes its own way, for what may come."""
         other = MinedSession(self._mined, self._tools, self._inert, self._recaller.memory)
         other._recaller = self._recaller.fork()
-        other._ids, other._waiting = dict(self._ids), list(self._waiting)
+        other._ids, other._waiting, other._read_for = dict(self._ids), list(self._waiting), self._read_for
         other.state = self.state.fork()
         return other
 
@@ -167,7 +187,7 @@ class MinedSession:
         found: _Found = {}
         for hope, probability, shape, names in self._promising(moment, tool, given, evidence.shapes):
             least = _least(found, k)
-            if hope <= (least if tool else max(least, _HOPELESS)) or len(moment) > _MAX_POOLS:
+            if hope <= (least if tool else max(least, _HOPELESS)) or len(moment) >= _MAX_POOLS:
                 break
             for p, mark, arguments in moment.calls(shape, names, given, least / probability):
                 p = self._mined.real(shape.tool, p * probability)
@@ -197,6 +217,7 @@ class MinedSession:
         sights = self._recaller.sights(state)
         state.said(content)
         self._waiting = []
+        known = len(state.tools)
         for number, call in enumerate(calls):
             function = call.get("function") or {}
             name, arguments = function.get("name", ""), _arguments(function.get("arguments"))
@@ -205,7 +226,11 @@ class MinedSession:
                 self._made = [*self._made[1 - _REMEMBERED :], (sights, name, arguments)]
             state.call(name, arguments)
             self._ids[call.get("id") or ""] = name
+            if len(self._ids) > _REMEMBERED:
+                del self._ids[next(iter(self._ids))]
             self._waiting.append(name)
+        if len(state.tools) > known:
+            state.wanted = self._mined.wanted(self._mined.together_with(self._read_for, state.tools))
 
     def _caller(self, message: Mapping[str, Any]) -> str:
         name = message.get("name") or self._ids.pop(message.get("tool_call_id") or "", "")
@@ -256,11 +281,7 @@ class MinedSession:
         """The tools that may be called: of those offered, those that went together with the ones called before."""
         known = (self._tools, len(self.state.tools))
         if self._narrowed is None or self._narrowed[0] != known:
-            tools = frozenset(self._mined.shapes) if self._tools is None else self._tools
-            for name in self.state.tools:
-                others = self._mined.together.get(name)
-                if others is not None and not tools.isdisjoint(others):
-                    tools &= others
+            tools = self._mined.together_with(self._tools, self.state.tools)
             self._narrowed = (known, tools)
         return self._narrowed[1]
 

@@ -62,7 +62,7 @@ class Patterns(msgspec.Struct):
     contexts: Contexts
     arguments: list[Argument]
     together: dict[str, list[str]]
-    levels: dict[str, list[Level]] = {}
+    levels: dict[str, Level] = {}
     trust: dict[str, float] = {}
     recollections: dict[str, Recollection] = {}
     tenant: str = ""

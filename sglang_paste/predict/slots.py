@@ -227,7 +227,7 @@ def related(text: str, earlier: Sequence[str], state: State) -> int:
     records = state.records.get(text)
     if records:
         for other in earlier:
-            if not records.isdisjoint(state.records.get(other, ())):
+            if not set(records).isdisjoint(state.records.get(other, ())):
                 return 2
     return 0
 

@@ -16,6 +16,7 @@ MAX_CALLS = 64
 MAX_REMEMBERED_CHARS = 8192
 MAX_TABLES = 16
 MAX_NOTED = 20_000
+MAX_RECORDS = 8
 MAX_USED = 4096
 MAX_NEWS = 8
 Key = tuple[str, str]
@@ -31,7 +32,7 @@ _FAIL = re.compile(
 _EMPTY = re.compile(r"(?i)^\s*(?:\[\]|\{\}|null|none|no (?:matches|results|files)[^\n]*)?\s*$")
 _YEAR = re.compile(r"\b20\d\d\b")
 _NOTHING: frozenset[str] = frozenset()
-_LOOKED_AT = {TASK: slice(3000), USER: slice(2000), SAID: slice(-1500, None), LAST: slice(2000)}
+_LOOKED_AT = {TASK: slice(4000), USER: slice(3000), SAID: slice(-3000, None), LAST: slice(3000)}
 
 
 class Called:
@@ -62,7 +63,8 @@ class State:
         self.seen: Counter[str] = Counter()
         self.used: dict[Key, dict[str, tuple[int, int]]] = {}
         """For each argument the texts it had: how often, and in which call last."""
-        self.records: dict[str, frozenset[str]] = {}
+        self.records: dict[str, tuple[tuple[int, int], ...]] = {}
+        """For each value the objects it stood in: their turns and numbers."""
         self.tables: dict[str, dict[str, list[dict[str, Any]]]] = {}
         self._lists: dict[str, extract.Found] = {}
         self._recent: dict[str, list[str]] = {}
@@ -70,13 +72,13 @@ class State:
         self._words: dict[str, tuple[str, frozenset[str]]] = {}
         self._passages: dict[str, tuple[str, Passage]] = {}
         self._year = "2024"
-        self._wanted = wanted
+        self.wanted = wanted
 
     def fork(self) -> "State":
         """A copy that goes its own way."""
-        other = State(self._wanted)
+        other = State(self.wanted)
         for name, value in vars(self).items():
-            setattr(other, name, value.copy() if isinstance(value, (dict, list)) and name != "_wanted" else value)
+            setattr(other, name, value.copy() if isinstance(value, (dict, list)) and name != "wanted" else value)
         other.calls = [Called(call.tool, call.texts, call.outcome) for call in self.calls]
         other.used = {key: texts.copy() for key, texts in self.used.items()}
         other._lists = {source: lists.copy() for source, lists in self._lists.items()}
@@ -176,7 +178,7 @@ class State:
         text = self.texts.get(source, "")
         known = self._words.get(source)
         if known is None or known[0] is not text:
-            piece = text[:2500] if source == TASK else text[-600:]
+            piece = text[:2500] if source == TASK else text[-1000:]
             known = self._words[source] = (text, frozenset(parts_in(piece)))
         return known[1]
 
@@ -202,9 +204,9 @@ class State:
         self.role = role
 
     def _kinds_of(self, *sources: str) -> frozenset[str] | None:
-        if self._wanted is None:
+        if self.wanted is None:
             return None
-        return frozenset().union(*[self._wanted.get(source, _NOTHING) for source in sources])
+        return frozenset().union(*[self.wanted.get(source, _NOTHING) for source in sources])
 
     def _take_document(self, tool: str, document: Any) -> None:
         if len(self.records) > MAX_NOTED:
@@ -212,18 +214,19 @@ class State:
         self.tables[tool] = dict(islice(extract.tables(document), MAX_TABLES))
         values: extract.Values = {}
         texts = []
-        for path, text, holder in extract.leaves(document):
+        for path, text, number in extract.leaves(document):
             texts.append(text)
             some = values.setdefault(path, {})
             if len(some) < extract.MAX_PER_KIND:
                 some[text] = None
-            known = self.records.get(text, _NOTHING)
-            self.records[text] = known | {f"{self.turn} {holder}"}
+            known = self.records.get(text, ())
+            if len(known) < MAX_RECORDS:  # what stands everywhere says nothing
+                self.records[text] = (*known, (self.turn, number))
         found = {path: list(some) for path, some in values.items()}
         self._take(tool, found)
         self._take(LAST, {})
         self._count(found)
-        if self._wanted is None or any(kind[:1] not in ".[" for kind in self._wanted.get(ANY, ())):
+        if self.wanted is None or any(kind[:1] not in ".[" for kind in self.wanted.get(ANY, ())):
             self._spread(extract.tokens(" ".join(texts)[:2000]))
 
     def _take(self, source: str, found: extract.Found) -> None:

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 
 import pytest
@@ -11,8 +12,14 @@ def test_gives_what_the_work_gave_in_order(processes: int | None) -> None:
     assert found == [bytes([number]) * 100_000 * number for number in range(7)]
 
 
-def test_is_done_in_several_processes() -> None:
-    assert len(set(spread(lambda number: str(os.getpid()).encode(), 4, 2))) == 2
+def test_is_done_at_the_same_time() -> None:
+    both = multiprocessing.get_context("fork").Barrier(2)
+
+    def work(number: int) -> bytes:
+        both.wait(timeout=60)
+        return str(os.getpid()).encode()
+
+    assert len(set(spread(work, 2, 2))) == 2
 
 
 @pytest.mark.parametrize("failing", [1, 3, 5])

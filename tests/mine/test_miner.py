@@ -3,7 +3,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from sglang_paste.mine.learn import Miner
+from sglang_paste.mine.learn import Miner, parted
 from sglang_paste.mine.records import Call, Result, Session, Turn
 from sglang_paste.predict.mined import Mined, MinedSession
 from sglang_paste.predict.patterns import Patterns
@@ -167,3 +167,12 @@ def test_nothing_in_nothing_out() -> None:
     session.observe({"role": "user", "content": "Hello"})
     assert session.candidates() == []
     assert session.tools() == {}
+
+
+def test_parts_have_as_many_tasks_of_each_source() -> None:
+    tasks = {f"t{number}": "rare" if number % 10 == 0 else "shop" for number in range(80)}
+    parts = parted(tasks, 4)
+    assert sorted(task for part in parts for task in part) == sorted(tasks)
+    for source, count in (("rare", 2), ("shop", 18)):
+        assert [sum(tasks[task] == source for task in part) for part in parts] == [count] * 4
+    assert parted(dict(reversed(tasks.items())), 4) == parts
