@@ -16,17 +16,18 @@ from sglang_paste.patches.retention_cache import RetainingCache
 from sglang_paste.schedule.holds import Hold, Standing
 
 pytestmark = pytest.mark.host
-SIZE = 192
+SIZE = 128
 
 
 class CacheMachine(RuleBasedStateMachine):
     """Sessions and strangers on one small cache."""
 
     core = "rust"
+    window: int | None = None
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(self.core, size=SIZE, budget=SIZE * 3 // 4)
+        self.world = World(self.core, size=SIZE, budget=SIZE * 3 // 4, window=self.window)
         self.texts: dict[str, list[int]] = {}
         self.waiting: list[Any] = []
         self.running: list[Any] = []
@@ -46,12 +47,20 @@ class CacheMachine(RuleBasedStateMachine):
             self.texts[session] = text
         self.waiting.append(self.world.queue(session, text))
 
+    @precondition(lambda self: not self.waiting and len(self.running) < 4)
+    @rule(session=st.sampled_from(["a", "b", "c", "d", None]), length=st.integers(20, 50))
+    def turn(self, session: str | None, length: int) -> None:
+        self.queue(session, length, anew=False)
+        self.admit()
+        if self.running:
+            self.world.finish(self.running.pop())
+
     @precondition(lambda self: self.waiting and len(self.running) < 4)
     @rule()
     def admit(self) -> None:
         """As the scheduler does: where there is room, by what the cache says there is."""
         req = self.waiting[0]
-        if len(req.origin_input_ids) <= self.room():
+        if len(req.origin_input_ids) <= self.world.room():
             self.world.admit(self.waiting.pop(0))
             self.running.append(req)
 
@@ -83,10 +92,7 @@ class CacheMachine(RuleBasedStateMachine):
     @invariant()
     def only_requests_pin(self) -> None:
         used = sum(req.prefix_len for req in self.running)
-        assert self.world.cache.protected_size() <= used
-
-    def room(self) -> int:
-        return int(self.world.allocator.available_size() + self.world.cache.evictable_size())
+        assert self.world.cache.full_protected_size() <= used
 
 
 class PythonCore(CacheMachine):
@@ -95,8 +101,20 @@ class PythonCore(CacheMachine):
     core = "python"
 
 
+class RustWindowed(CacheMachine):
+    """A model with windowed layers, whose holds are locks."""
+
+    window = 16
+
+
+class PythonWindowed(RustWindowed):
+    """The same on the other tree core."""
+
+    core = "python"
+
+
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("machine", [CacheMachine, PythonCore])
+@pytest.mark.parametrize("machine", [CacheMachine, PythonCore, RustWindowed, PythonWindowed])
 def test_the_cache_keeps_its_promises(machine: type[CacheMachine]) -> None:
     run_state_machine_as_test(machine, settings=settings(max_examples=60, stateful_step_count=60))
 

@@ -21,11 +21,13 @@ with warnings.catch_warnings():
     from sglang.srt.managers.schedule_batch import FINISH_LENGTH, Req
     from sglang.srt.mem_cache.allocator import TokenToKVPoolAllocator
     from sglang.srt.mem_cache.allocator.paged import PagedTokenToKVPoolAllocator
+    from sglang.srt.mem_cache.allocator.swa import SWATokenToKVPoolAllocator
     from sglang.srt.mem_cache.base_prefix_cache import MatchPrefixParams
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
     from sglang.srt.mem_cache.common import evict_from_tree_cache, release_kv_cache
     from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, ReqToTokenPool
     from sglang.srt.mem_cache.radix_cache import RadixKey
+    from sglang.srt.mem_cache.swa_memory_pool import SWAKVPool
     from sglang.srt.mem_cache.unified_cache.components import ComponentType
     from sglang.srt.sampling.sampling_params import SamplingParams
     from sglang.srt.server_args import ServerArgs, set_global_server_args_for_scheduler
@@ -35,22 +37,27 @@ with warnings.catch_warnings():
 
 
 class World:
-    """A cache of `size` tokens that retains up to `budget` of them."""
+    """A cache of `size` tokens that retains up to `budget` of them; with a `window`, that of a model whose every other
+    layer has no wider attention."""
 
-    def __init__(self, core: str, *, size: int = 256, page_size: int = 1, budget: int | None = None) -> None:
+    def __init__(
+        self, core: str, *, size: int = 256, page_size: int = 1, budget: int | None = None, window: int | None = None
+    ) -> None:
         set_global_server_args_for_scheduler(ServerArgs(model_path="dummy", page_size=page_size))
         self.rows = ReqToTokenPool(size=16, max_context_len=1024, device="cpu", enable_memory_saver=False)
-        self.allocator = _allocator(size, page_size)
+        self.allocator = _windowed(size, page_size) if window else _plain(size, page_size)
         self.cache = RetainingCache(
             CacheInitParams(
                 disable=False,
                 req_to_token_pool=self.rows,
                 token_to_kv_pool_allocator=self.allocator,
                 page_size=page_size,
-                tree_components=(ComponentType.FULL,),
+                tree_components=(ComponentType.FULL, *([ComponentType.SWA] if window else [])),
+                sliding_window_size=window,
                 tree_core_backend=core,
             )
         )
+        self._windowed = bool(window)
         book = Book()
         self.keeper = Keeper(book, POLICIES["value"](book))
         self.retention = self.cache.retention = Retention(size if budget is None else budget, self.keeper)
@@ -127,26 +134,37 @@ class World:
         self.rows.clear()
         self.allocator.clear()
 
+    def room(self) -> int:
+        """How many tokens a request may have, by what the cache says."""
+        cache = self.cache
+        full = self._available() + cache.full_evictable_size()
+        windowed = self.allocator.swa_available_size() + cache.swa_evictable_size() if self._windowed else full
+        return int(min(full, windowed))
+
     def check(self, private: int = 0) -> None:
         """SGLang's own invariant: nothing leaks, where requests have so many tokens to themselves."""
         cache = self.cache
-        room = self.allocator.available_size() + cache.evictable_size() + cache.protected_size() + private
+        room = self._available() + cache.full_evictable_size() + cache.full_protected_size() + private
         assert room == self.size, f"{self.size - room} tokens leaked"
         cache.sanity_check()
 
+    def _available(self) -> int:
+        allocator = self.allocator
+        return int(allocator.full_available_size() if self._windowed else allocator.available_size())
 
-def _allocator(size: int, page_size: int) -> Any:
+
+def _plain(size: int, page_size: int) -> Any:
+    shape = {"dtype": torch.bfloat16, "device": "cpu"}
     pool = MHATokenToKVPool(
-        size=size,
-        page_size=page_size,
-        dtype=torch.bfloat16,
-        head_num=1,
-        head_dim=8,
-        layer_num=1,
-        device="cpu",
-        enable_memory_saver=False,
+        **shape, size=size, page_size=page_size, head_num=1, head_dim=8, layer_num=1, enable_memory_saver=False
     )
-    kind = {"size": size, "dtype": torch.bfloat16, "device": "cpu", "kvcache": pool, "need_sort": False}
-    return (
-        TokenToKVPoolAllocator(**kind) if page_size == 1 else PagedTokenToKVPoolAllocator(page_size=page_size, **kind)
-    )
+    if page_size == 1:
+        return TokenToKVPoolAllocator(**shape, size=size, kvcache=pool, need_sort=False)
+    return PagedTokenToKVPoolAllocator(**shape, size=size, page_size=page_size, kvcache=pool, need_sort=False)
+
+
+def _windowed(size: int, page_size: int) -> Any:
+    shape = {"dtype": torch.bfloat16, "device": "cpu", "size": size, "size_swa": size, "page_size": page_size}
+    layers = {"swa_attention_layer_ids": [0], "full_attention_layer_ids": [1]}
+    pool = SWAKVPool(**shape, **layers, head_num=1, head_dim=8)
+    return SWATokenToKVPoolAllocator(**shape, kvcache=pool, need_sort=False)
