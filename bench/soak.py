@@ -97,7 +97,7 @@ class Soak:
     def _session(self, number: int) -> None:
         draw = random.Random(f"{self._seed} {number}")
         growth = sizes(f"{self._seed} {number}", TURNS, TOKENS // 2)
-        script = write(f"{self._seed} {number}", growth, first=TOKENS // 2, said=0, system=draw.choice(self._systems))
+        script = write(f"{self._seed} {number}", growth, first=TOKENS // 2, system=draw.choice(self._systems))
         agent = Agent(self._port, script, self._encode, self._end)
         for _ in range(agent.length):
             time.sleep(min(0.2, draw.expovariate(20.0)))

@@ -29,7 +29,7 @@ class Templates:
         """The template, or None for one that is always rendered as a whole."""
         with self._lock:
             if source not in self._known:
-                self._known[source] = _resumable(source)
+                self._known[source] = resumable(source)
             return self._known[source]
 
     def is_on_trial(self, source: str) -> bool:
@@ -123,7 +123,8 @@ def _transformers() -> tuple[Any, frozenset[str]]:
     return base, frozenset({"messages"}.union(*(inspect.signature(function).parameters for function in functions)))
 
 
-def _resumable(source: str) -> Resumable | None:
+def resumable(source: str) -> Resumable | None:
+    """A template, or None for one that is always rendered as a whole."""
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
     try:

@@ -42,7 +42,7 @@ class Size(msgspec.Struct, frozen=True):
     longest: int
 
 
-QUICK = Size(fixes=4, bursts=2, turns=35, trace_turns=7, longest=104_000)
+QUICK = Size(fixes=4, bursts=1, turns=35, trace_turns=6, longest=104_000)
 FULL = Size(fixes=12, bursts=8, turns=35, trace_turns=16, longest=120_000)
 
 
@@ -52,7 +52,7 @@ def scenarios(size: Size, traces: Sequence[kvtrace.Trace]) -> list[Scenario]:
     traced = kvtrace.scripts(traces, size.trace_turns, WORKING_SET)
     room = [
         *(Scenario("fix-6", "room", "alternating", (_alone("fix", n, 6, 3_000, 8_000),)) for n in range(size.fixes)),
-        Scenario("coding-35", "room", "alternating", (_alone("coding", 0, size.turns, 64_000, size.longest, said=0),)),
+        Scenario("coding-35", "room", "alternating", (_alone("coding", 0, size.turns, 64_000, size.longest),)),
         Scenario("agents-3x5", "room", "interleaved", _together("agents", 3, 5, 3_000, 24_000)),
         *(
             Scenario("burst-8", "room", "burst", _together(f"burst {n}", 8, 4, 2_500, WORKING_SET))

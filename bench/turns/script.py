@@ -25,7 +25,7 @@ TOOL_SECONDS = {
 LONGEST_S = 3.0
 _CALLED = ("read_file", "read_file", "run_tests", "search", "apply_patch", "run_tests", "list_files", "write_file")
 _RESULT_SIGMA = 1.5
-_ANSWER, _TOOLS = 70, 1_000
+_ANSWER, _TOOLS = 45, 1_000
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -53,7 +53,7 @@ class Script(msgspec.Struct, frozen=True):
     steps: tuple[Step, ...]
 
 
-def write(seed: str, growth: Sequence[int], *, first: int, said: int = 25, system: str | None = None) -> Script:
+def write(seed: str, growth: Sequence[int], *, first: int, said: int = 0, system: str | None = None) -> Script:
     """A session whose first prompt has about `first` tokens, half of them in its system prompt, whose following results
     have these, and whose answers say about `said` before they call."""
     source = random.Random(seed)

@@ -27,6 +27,8 @@ from sglang_paste.calls import DEFAULT_TENANT, SessionId
 
 SESSION = SessionId("bench")
 SIZES = (10_000, 50_000, 150_000)
+# The first renderings that are resumed are compared with whole ones.
+WARM_UP = 5
 
 
 class Turns:
@@ -78,7 +80,8 @@ def compare(host: Host, tokens: int, rounds: int) -> dict[str, Any]:
     times: dict[str, list[float]] = {side: [] for side in ("stock", "delta", "stock_cpu", "delta_cpu")}
     size = made = differ = 0
     with delta_turns() as kept:
-        turns.answered(turns.convert(turns.request(turns.body())))
+        for _ in range(WARM_UP):
+            turns.answered(turns.convert(turns.request(turns.body())))
         for number in range(rounds):
             body, before = turns.body(), kept.counts.tokens["made"]
             sides = ("stock", "delta") if number % 2 else ("delta", "stock")
@@ -109,7 +112,8 @@ def compare(host: Host, tokens: int, rounds: int) -> dict[str, Any]:
 def parts(turns: Turns, rounds: int) -> dict[str, float]:
     """The median seconds this thread ran for each step from a request's bytes to the scheduler, alone."""
     from sglang_paste.patches.api_turn import chat_messages
-    from sglang_paste.patches.turn_past import Plain
+    from sglang_paste.patches.turn_past import Pasts, Present
+    from sglang_paste.patches.turn_render import resumable
     from sglang_paste.session import Sessions
 
     body = turns.body()
@@ -117,11 +121,18 @@ def parts(turns: Turns, rounds: int) -> dict[str, float]:
     request = turns.request(body)
     tokenizer = turns.host.manager.tokenizer
     messages = [message.model_dump() for message in request.messages]
-    plain = [Plain(message) for message in messages]
+    source = tokenizer.get_chat_template(None, TOOLS)
+    template, variables = resumable(source), {"tools": TOOLS, "add_generation_prompt": True}
+    pasts = Pasts(1 << 28)
+    last = Present("", request.messages[:-2], pasts)
+    _ = [view.model_dump() for view in last.views()]
+    last.keep()
     text = tokenizer.apply_chat_template(messages, tools=TOOLS, tokenize=False, add_generation_prompt=True)
     with delta_turns():
         prompt = turns.convert(turns.request(body)).input_ids
     tokens, sessions = prompt.tolist(), Sessions()
+    assert template is not None
+    _, left = template.render(messages[:-2], None, variables)
     short = chat_messages(request.messages)
     for message in short:
         for call in message.calls:
@@ -132,11 +143,14 @@ def parts(turns: Turns, rounds: int) -> dict[str, float]:
         "session identity": lambda: sessions.resolve(DEFAULT_TENANT, chat_messages(request.messages)),
         "fresh messages": lambda: sessions.fresh(DEFAULT_TENANT, SESSION, short),
         "copy messages": lambda: copy.deepcopy(messages),
-        "copy messages, ours": lambda: copy.deepcopy(plain),
         "dump messages": lambda: [message.model_dump() for message in request.messages],
         "render": lambda: tokenizer.apply_chat_template(
             messages, tools=TOOLS, tokenize=False, add_generation_prompt=True
         ),
+        "know messages": lambda: copy.deepcopy(
+            [view.model_dump() for view in Present("", request.messages, pasts).views()]
+        ),
+        "render the rest": lambda: template.render(messages, left, variables),
         "tokenise all": lambda: tokenizer.encode(text),
         "list to array": lambda: array("q", tokens),
         "prompt to array": lambda: array("q", prompt),
