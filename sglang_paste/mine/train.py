@@ -13,6 +13,7 @@ from sglang_paste.predict.contexts import log_softmax
 from sglang_paste.predict.patterns import Argument, Block, Contexts, Patterns, Shape
 
 _FEW = 2
+_LEAST_WEIGHT = 0.01
 
 
 class Lesson:
@@ -30,7 +31,7 @@ class Lesson:
                 if shape >= 0:
                     allowed = part.sets[part.allowed[moment]]
                     examples.append((part.rows(moment), allowed, int(np.searchsorted(allowed, shape))))
-        return self._block(examples, len(self._plan.shapes), _epochs(without))[0]
+        return self._block(examples, len(self._plan.shapes), _epochs(without))
 
     def argument(self, key: ArgumentKey, sides: Sequence[int | None]) -> list[Argument]:
         """An argument with its weights: for each side without what is in that part."""
@@ -43,7 +44,7 @@ class Lesson:
         block = Block(0)
         if plain.constants:
             examples = [example for half in self._constants(key, without) for example in half]
-            block, _ = self._block(examples, len(plain.constants) + 1, _epochs(without))
+            block = self._block(examples, len(plain.constants) + 1, _epochs(without))
         choices = _joined([flat for number, flat in enumerate(flats) if flat is not None and number != without])
         weights = logit(choices, choose.width(plain) + slots.NONE)
         table = weights.astype("<f4").tobytes()
@@ -81,10 +82,11 @@ class Lesson:
     def _chosen(self, without: int | None) -> "Iterable[_Part]":
         return (part for number, part in enumerate(self._parts) if number != without)
 
-    def _block(self, examples: list[Example], columns: int, epochs: int) -> tuple[Block, Ints]:
+    def _block(self, examples: list[Example], columns: int, epochs: int) -> Block:
         rows: Ints = np.unique(np.concatenate([rows for rows, _, _ in examples])) if examples else np.zeros(0, np.int64)
         weights = self._weights(examples, rows, columns, epochs)
-        return Block(columns, rows.astype("<i4").tobytes(), weights.astype("<f2").tobytes()), rows
+        telling = np.abs(weights).max(axis=1, initial=0.0) >= _LEAST_WEIGHT
+        return Block(columns, rows[telling].astype("<i4").tobytes(), weights[telling].astype("<f2").tobytes())
 
     def _weights(self, examples: list[Example], known: Ints, columns: int, epochs: int) -> Floats:
         own = [(np.searchsorted(known, rows), allowed, right) for rows, allowed, right in examples]

@@ -1,6 +1,7 @@
 """Candidates for one argument in two stages: all that the ways find, weighed by where they stand, then a closer look
 at the best of them."""
 
+from array import array
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ MAX_HEAD = 5
 MAX_TAIL = 1
 MAX_CLOSE = 7
 _HEADS = MAX_HEAD + MAX_TAIL
-_SIZES = 16
+MAX_SIZE = 15  # longer lists weigh the same
 Value = tuple[str, str]
 """A candidate's text and its form."""
 
@@ -60,7 +61,7 @@ class Weighed:
         forms: dict[str, list[_WeighedWay]] = {}
         for way, base in zip(argument.ways, range(slots.VALUE, after, slots.WAY), strict=True):
             form = built_form(way.form)
-            forms.setdefault(form, []).append(_WeighedWay(way, weights[base : base + slots.WAY].tolist()))
+            forms.setdefault(form, []).append(_WeighedWay(way, weights[base : base + slots.WAY]))
         self._forms = list(forms.items())
         size = len(argument.constants)
         self._constants = weights[after : after + size].astype(np.float64)
@@ -103,26 +104,16 @@ class Weighed:
 
 
 class _WeighedWay:
-    """One way with its weights: what each rank adds where none of the values was used before is summed beforehand."""
+    """One way with its weights: what the ranks of a list add, where none of its values was used before, is summed once
+    for each size."""
 
-    __slots__ = ("_ages", "_at", "_fresh", "_kind", "_plain", "_source", "_sums", "_tools", "_way")
+    __slots__ = ("_kind", "_plain", "_source", "_sums", "_way", "_weights")
 
-    def __init__(self, way: Way, weights: Sequence[float]) -> None:
+    def __init__(self, way: Way, weights: Floats) -> None:
         self._way = way
         self._source, self._kind, self._plain = way.source, way.kind, way.form in PLAIN
-        ranks = [weights[slot] for slot in slots.RANK]
-        ends = [weights[slot] for slot in slots.END]
-        self._fresh = [weights[slot] for slot in slots.FRESH]
-        self._ages = [weights[0] + weight for weight in weights[23:29]]
-        self._tools = weights[40:]
-        self._at = [
-            [
-                ranks[min(rank, 14)] + ends[min(size - 1 - rank, 3)] + weights[29 + slots.bucket(size - 1)]
-                for rank in _ranks(size)
-            ]
-            for size in range(_SIZES)
-        ]
-        self._sums = [list(map(sum, zip(at, self._fresh, strict=False))) for at in self._at]
+        self._weights = array("f", weights)
+        self._sums: dict[int, list[float]] = {}
 
     def add(self, state: State, used: dict[str, tuple[int, int]], tool: int, found: dict[str, float]) -> None:
         """Add the scores of the way's values to what was found."""
@@ -130,20 +121,29 @@ class _WeighedWay:
         size = len(listed)
         if not size:
             return
-        age = state.turn - state.since.get(self._source, state.turn)
-        common = self._ages[age if age < 5 else 5] + self._tools[tool]
         texts = listed if size <= _HEADS else [*listed[:MAX_HEAD], listed[-1]]
-        place = size if size < _SIZES else -1
+        size = min(size, MAX_SIZE)
         if used and not used.keys().isdisjoint(texts):
-            sums, fresh = self._at[place].copy(), 0
-            for rank, text in enumerate(texts):
-                if text not in used:
-                    sums[rank] += self._fresh[fresh]
-                    fresh += 1
+            sums = self._summed(size, [text not in used for text in texts])
         else:
-            sums = self._sums[place]
+            sums = self._sums.get(size) or self._sums.setdefault(size, self._summed(size, [True] * len(texts)))
+        weights, age = self._weights, state.turn - state.since.get(self._source, state.turn)
+        common = weights[23 + (age if age < 5 else 5)] + weights[40 + tool]
         for text, score in zip(texts, sums, strict=True):
             found[text] = found.get(text, 0.0) + score + common
+
+    def _summed(self, size: int, unused: Sequence[bool]) -> list[float]:
+        """What each rank of a list adds, and that it is the first, second, ... of those not used before."""
+        weights, fresh = self._weights, 0
+        common = weights[0] + weights[29 + slots.bucket(size - 1)]
+        sums = []
+        for rank, is_unused in zip(_ranks(size), unused, strict=True):
+            score = common + weights[slots.RANK[min(rank, 14)]] + weights[slots.END[min(size - 1 - rank, 3)]]
+            if is_unused:
+                score += weights[slots.FRESH[fresh]]
+                fresh += 1
+            sums.append(score)
+        return sums
 
 
 def width(argument: Argument) -> int:

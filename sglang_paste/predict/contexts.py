@@ -26,7 +26,7 @@ class Table:
     def __init__(self, features: int, block: Block) -> None:
         rows = np.frombuffer(block.rows, "<i4")
         # The last row is of the features that say nothing here.
-        self._rows = np.full(features, len(rows), np.int32)
+        self._rows = np.full(features, len(rows), np.min_scalar_type(len(rows)))
         self._rows[rows] = np.arange(len(rows))
         self._weights = np.zeros((len(rows) + 1, block.columns), np.float32)
         self._weights[:-1] = np.frombuffer(block.weights, "<f2").reshape(len(rows), block.columns)

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from sglang_paste.calls import DEFAULT_TENANT
 from sglang_paste.predict import choose, patternfile
@@ -19,7 +20,7 @@ from sglang_paste.predict.contexts import ContextModel, Floats, Ints, Reading
 from sglang_paste.predict.memo import Memo
 from sglang_paste.predict.moment import Moment, first
 from sglang_paste.predict.moment import mark as mark_of
-from sglang_paste.predict.patterns import Patterns, Shape
+from sglang_paste.predict.patterns import Argument, Block, Contexts, Patterns, Shape
 from sglang_paste.predict.recall import Memory, Recaller, Sight, parsed
 from sglang_paste.predict.state import State, Wanted, text_of
 
@@ -49,12 +50,17 @@ class Mined:
     """Loaded patterns. Sessions made from it share it and change nothing in it."""
 
     def __init__(self, patterns: Patterns) -> None:
-        self.patterns = patterns
         self.contexts = ContextModel(patterns.contexts, patterns.arguments)
         self.arguments = {
-            (argument.tool, argument.name): choose.Weighed(argument, np.frombuffer(argument.weights, "<f4"))
+            (argument.tool, argument.name): choose.Weighed(_light(argument), np.frombuffer(argument.weights, "<f4"))
             for argument in patterns.arguments
         }
+        self.patterns = replace(
+            patterns,
+            contexts=Contexts([], Block(0)),
+            arguments=[weighed.argument for weighed in self.arguments.values()],
+            recollections={},
+        )
         shapes: dict[str, list[int]] = {}
         for number, item in enumerate(patterns.shapes):
             shapes.setdefault(item.tool, []).append(number)
@@ -321,6 +327,11 @@ class MinedSession:
 
     def _is_inert(self, tool: str, name: str) -> bool:
         return name in self._inert or f"{tool}.{name}" in self._inert
+
+
+def _light(argument: Argument) -> Argument:
+    """An argument without the weights, which stand elsewhere."""
+    return replace(argument, odds=Block(0), weights=b"")
 
 
 def load(path: Path | str) -> Mined:

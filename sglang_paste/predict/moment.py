@@ -1,6 +1,6 @@
 """The candidates of one moment: each argument's values, and calls made of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import exp
 from typing import Any
 
@@ -17,6 +17,7 @@ _NARROW = 3
 _FILLINGS = 3
 Arguments = Mapping[tuple[str, str], choose.Weighed]
 Likely = tuple[float, str, Any]
+Filled = Callable[[str, str, str], list[tuple[float, str]]]
 
 
 class Moment:
@@ -47,7 +48,7 @@ class Moment:
             pool = self.pool(shape.tool, name)
             longer = []
             for p, texts, chosen in beams:
-                for q, text, value in pool.values(texts):
+                for q, text, value in pool.values(texts, self.filled):
                     longer.append((p * q, [*texts, text], [*chosen, value]))
             longer.sort(key=first, reverse=True)
             beams = longer[: BEAM if name is names[-1] else _NARROW]
@@ -73,7 +74,7 @@ class Moment:
         if pool is None:
             weighed = self._arguments[key]
             odds = self._evidence.odds(key)
-            pool = self._pools[key] = _Pool(self, weighed, self._state, self._scene, odds)
+            pool = self._pools[key] = _Pool(weighed, self._state, self._scene, odds)
         return pool
 
     def filled(self, tool: str, name: str, text: str) -> list[tuple[float, str]]:
@@ -82,7 +83,10 @@ class Moment:
         for hole in template.holes(text):
             pool = self.pool(tool, f"{name}<{hole}>")
             longer = [
-                (p * q, [*values, text]) for p, values in beams for q, text, _ in pool.values(()) if text not in values
+                (p * q, [*values, text])
+                for p, values in beams
+                for q, text, _ in pool.values((), self.filled)
+                if text not in values
             ]
             beams = sorted(longer, key=first, reverse=True)[:_FILLINGS]
         return [(p, template.fill(text, values)) for p, values in beams]
@@ -91,8 +95,7 @@ class Moment:
 class _Pool:
     """The candidates of one argument, scored but for how they stand to the arguments before it."""
 
-    def __init__(self, moment: Moment, weighed: choose.Weighed, state: State, scene: slots.Scene, odds: Floats) -> None:
-        self._moment = moment
+    def __init__(self, weighed: choose.Weighed, state: State, scene: slots.Scene, odds: Floats) -> None:
         self._weighed = weighed
         self._state = state
         argument = weighed.argument
@@ -102,8 +105,9 @@ class _Pool:
         self._scored = weighed.closer(found, context)
         self._likely: dict[tuple[int, ...], list[Likely]] = {}
 
-    def values(self, earlier: Sequence[str]) -> list[Likely]:
-        """The likeliest values, given the texts of the arguments before."""
+    def values(self, earlier: Sequence[str], filled: Filled) -> list[Likely]:
+        """The likeliest values, given the texts of the arguments before. Templates are `filled` by the moment, which a
+        pool does not hold, so that both are freed at once."""
         state = self._state
         related = tuple([slots.related(value[0], earlier, state) for _, value in self._scored]) if earlier else ()
         likely = self._likely.get(related)
@@ -112,10 +116,10 @@ class _Pool:
             scores = [score for score, _ in self._scored]
             if related:
                 scores = [score + weights[how] for score, how in zip(scores, related, strict=True)]
-            likely = self._likely[related] = self._built(scores)
+            likely = self._likely[related] = self._built(scores, filled)
         return likely
 
-    def _built(self, scores: list[float]) -> list[Likely]:
+    def _built(self, scores: list[float], filled: Filled) -> list[Likely]:
         odds = [(exp(min(score, 50.0)), value) for score, (_, value) in zip(scores, self._scored, strict=True)]
         total = sum([odd for odd, _ in odds]) + self._none
         odds.sort(key=first, reverse=True)
@@ -124,8 +128,7 @@ class _Pool:
         for odd, (text, form) in odds[:BEAM]:
             p = odd / total
             if form == "t":
-                fillings = self._moment.filled(argument.tool, argument.name, text)
-                found.extend([(p * q, filled, filled) for q, filled in fillings])
+                found.extend([(p * q, whole, whole) for q, whole in filled(argument.tool, argument.name, text)])
                 continue
             try:
                 found.append((p, text, text if form == "s" else build(text, form)))

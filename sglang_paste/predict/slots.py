@@ -14,13 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from sglang_paste.predict.memo import Memo
-from sglang_paste.predict.passage import Passage, longest_word, parts_in
+from sglang_paste.predict.parts import parts_in
 from sglang_paste.predict.state import LAST, SAID, TASK, USER, State
 
 VALUE, WAY, ODDS, NONE = 256, 64, 8, 64
 _LAST_TOOLS = 24
 MAX_LOOKED_CHARS = 400
 MAX_LOOKS = 8192
+MAX_SAID_CHARS, MAX_LAST_CHARS = 3000, 3000
 _BUCKETS = (0, 1, 2, 3, 4, 4, 5, 5, 5, 6, 6, 6, 6, 6)
 _CALLED = re.compile(r"\(.*")
 RELATED = 224
@@ -60,14 +61,12 @@ UNNAMED, UNSEEN, NO_PARTS = 64, 6, 64
 class Look:
     """What a text looks like, whatever the moment."""
 
-    __slots__ = ("end", "end_word", "look", "parts", "word")
+    __slots__ = ("end", "look", "parts")
 
     def __init__(self, text: str) -> None:
         self.look = 40 * min(len(text).bit_length(), 9) + shape(text)
         self.end = tail(text)
-        self.parts = frozenset(parts_in(self.end))
-        self.word = longest_word(text)
-        self.end_word = longest_word(self.end)
+        self.parts = tuple(dict.fromkeys(parts_in(self.end)))
 
 
 looks = Memo(Look, MAX_LOOKS)
@@ -76,7 +75,7 @@ looks = Memo(Look, MAX_LOOKS)
 class Scene:
     """What all arguments share at this moment: the texts last seen, and the traits of values looked at before."""
 
-    __slots__ = ("_known", "_state", "_texts", "_words", "calls", "last_tool")
+    __slots__ = ("_asked", "_known", "_last", "_said", "_state", "_told", "calls", "last_tool")
 
     def __init__(self, state: State) -> None:
         last = state.calls[-1] if state.calls else None
@@ -85,8 +84,9 @@ class Scene:
         self.calls = state.count
         self._state = state
         self._known: dict[str, Traits] = {}
-        self._texts: tuple[Passage, Passage, Passage, Passage] | None = None
-        self._words: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
+        self._said = state.texts.get(SAID, "")[-MAX_SAID_CHARS:]
+        self._last = state.texts.get(LAST, "")[:MAX_LAST_CHARS]
+        self._asked, self._told = state.words(TASK), state.words(SAID)
 
     def traits(self, text: str) -> Traits:
         """What is known of a text."""
@@ -98,34 +98,20 @@ class Scene:
     def _traits(self, text: str) -> Traits:
         if len(text) > MAX_LOOKED_CHARS:
             return UNNAMED, 40 * 9 + shape(text), UNSEEN, NO_PARTS
-        if self._texts is None:
-            state = self._state
-            self._texts = state.passage(SAID), state.passage(USER), state.passage(TASK), state.passage(LAST)
-            self._words = state.words(TASK), state.words(SAID)
-        said, user, task, last = self._texts
         known = looks[text]
-        end, word, end_word = known.end, known.word, known.end_word
-        named = 0
-        if word in said.words and (word == text or text in said.text):
-            named = 8
-        if word in user.words and (word == text or text in user.text):
-            named += 16
-        if word in task.words and (word == text or text in task.text):
-            named += 32
-        if end_word in said.words and (end_word == end or end in said.text):
-            named += 1
-        if end_word in last.words and (end_word == end or end in last.text):
-            named += 2
-        if end_word in task.words and (end_word == end or end in task.text):
-            named += 4
+        end, parts = known.end, known.parts
+        named = self._state.asked(text, end)
+        if text in self._said:
+            named += 8
+        if end:
+            named += (end in self._said) + 2 * (end in self._last)
         times = self._state.seen.get(text, 0)
-        parts = NO_PARTS
-        if known.parts:
-            asked = len(known.parts & self._words[0])
-            said_too = len(known.parts & self._words[1])
-            share = 3 * asked // len(known.parts)
-            parts = 16 * (asked if asked < 3 else 3) + 4 * (said_too if said_too < 3 else 3) + share
-        return named, known.look, times if times < 5 else 5, parts
+        shared = NO_PARTS
+        if parts:
+            asked = len([part for part in parts if part in self._asked])
+            told = len([part for part in parts if part in self._told])
+            shared = 16 * min(asked, 3) + 4 * min(told, 3) + 3 * asked // len(parts)
+        return named, known.look, times if times < 5 else 5, shared
 
 
 def tail(text: str) -> str:
@@ -189,13 +175,13 @@ class Folded:
     def __init__(self, weights: npt.NDArray[np.float32]) -> None:
         real = weights[:VALUE].astype(np.float64)
         named = real[1:9, None] + real[48:56] + real[136:200].reshape(8, 8)
-        self._named = array("d", [*named.ravel(), real[1]])
-        self._look = array("d", (real[0] + real[20:30, None] + real[88:128]).ravel())
-        self._seen = array("d", [*real[56:62], 0.0])
+        self._named = array("f", [*named.ravel(), real[1]])
+        self._look = array("f", (real[0] + real[20:30, None] + real[88:128]).ravel())
+        self._seen = array("f", [*real[56:62], 0.0])
         parts = real[128:132, None, None] + real[232:236, None] + real[236:240]
-        self._parts = array("d", [*parts.ravel(), 0.0])
-        self._last = array("d", real[200:224])
-        self._weights = array("d", real)
+        self._parts = array("f", [*parts.ravel(), 0.0])
+        self._last = array("f", real[200:224])
+        self._weights = array("f", real)
 
     def score(self, text: str, context: Context) -> float:
         """The sum of the weights of `of_value`."""

@@ -8,7 +8,7 @@ from itertools import chain, islice
 from typing import Any
 
 from sglang_paste.predict import extract, template
-from sglang_paste.predict.passage import Passage, parts_in
+from sglang_paste.predict.parts import parts_in
 
 MAX_RECENT = 96
 MAX_HISTORY = 32
@@ -19,6 +19,7 @@ MAX_NOTED = 20_000
 MAX_RECORDS = 8
 MAX_USED = 4096
 MAX_NEWS = 8
+MAX_ASKED_CHARS = 4000
 Key = tuple[str, str]
 """Where values stood: a source and a kind."""
 Wanted = Mapping[str, frozenset[str]]
@@ -32,7 +33,6 @@ _FAIL = re.compile(
 _EMPTY = re.compile(r"(?i)^\s*(?:\[\]|\{\}|null|none|no (?:matches|results|files)[^\n]*)?\s*$")
 _YEAR = re.compile(r"\b20\d\d\b")
 _NOTHING: frozenset[str] = frozenset()
-_LOOKED_AT = {TASK: slice(4000), USER: slice(3000), SAID: slice(-3000, None), LAST: slice(3000)}
 
 
 class Called:
@@ -70,7 +70,7 @@ class State:
         self._recent: dict[str, list[str]] = {}
         self._news: dict[str, list[list[str]]] = {}
         self._words: dict[str, tuple[str, frozenset[str]]] = {}
-        self._passages: dict[str, tuple[str, Passage]] = {}
+        self._asked: dict[str, int] = {}
         self._year = "2024"
         self.wanted = wanted
 
@@ -95,6 +95,7 @@ class State:
     def user(self, text: str) -> None:
         """What the person said; the first one is the task."""
         self._step(USER)
+        self._asked.clear()
         sources = (USER,) if TASK in self.texts else (TASK, USER)
         found = extract.prose(text, self._year, self._kinds_of(*sources))
         for source in sources:
@@ -182,13 +183,16 @@ class State:
             known = self._words[source] = (text, frozenset(parts_in(piece)))
         return known[1]
 
-    def passage(self, source: str) -> Passage:
-        """The part of a text in which values are looked for."""
-        text = self.texts.get(source, "")
-        known = self._passages.get(source)
-        if known is None or known[0] is not text:
-            known = self._passages[source] = (text, Passage(text[_LOOKED_AT[source]]))
-        return known[1]
+    def asked(self, text: str, end: str) -> int:
+        """Where the person named a text: 16 in the last message, 32 in the task; and 4, its end in the task."""
+        found = self._asked.get(text)
+        if found is None:
+            task, user = self.texts.get(TASK, "")[:MAX_ASKED_CHARS], self.texts.get(USER, "")[:MAX_ASKED_CHARS]
+            found = 16 * (text in user) + 32 * (text in task) + 4 * (end != "" and end in task)
+            if len(self._asked) >= MAX_USED:
+                self._asked.clear()
+            self._asked[text] = found
+        return found
 
     def _fillings(self, tool: str, name: str, text: str) -> None:
         pattern, places = template.split(text)

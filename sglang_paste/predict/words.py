@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from zlib import crc32
 
-from sglang_paste.predict.passage import parts_in
+from sglang_paste.predict.parts import parts_in
 from sglang_paste.predict.state import LAST, SAID, TASK, USER, State
 
 SOURCES = (TASK, USER, SAID, LAST)

@@ -12,7 +12,8 @@ from recorded import as_atif, as_openai, as_own, lookups
 from sglang_paste import cli
 from sglang_paste.mine import progress
 from sglang_paste.mine.records import Session, Turn
-from sglang_paste.predict import load
+from sglang_paste.predict import load, patternfile
+from sglang_paste.predict.patterns import Patterns
 
 
 def written(folder: Path, *sessions: Session, form: Any = as_own, name: str = "some.jsonl") -> Path:
@@ -56,7 +57,7 @@ def test_what_is_shared_holds_no_call_verbatim(tmp_path: Path) -> None:
     for arguments, kept in (([], True), (["--shareable"], False)):
         assert cli.main(["mine", str(folder), "-o", str(output), "--quiet", *arguments]) == 0
         assert (b"order-0003" in output.read_bytes()) is kept
-        assert bool(load(output).patterns.recollections) is kept
+        assert bool(patternfile.load(output, Patterns).recollections) is kept
 
 
 def test_tenants_are_kept_apart_unless_merged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,16 +15,22 @@ from sglang_paste.mine.records import Call, Result, Session, Turn
 from sglang_paste.predict import Candidate, Predictors, RunTime, ToolShape, patternfile
 from sglang_paste.predict.live import LivePredictor
 from sglang_paste.predict.mined import Mined
+from sglang_paste.predict.patterns import Patterns
 
 TOOLS = ("find_order", "find_customer")
 
 
 @pytest.fixture(scope="module")
-def mined() -> Mined:
+def patterns() -> Patterns:
     miner = Miner()
     for number in range(40):
         miner.add(lookups("shop", number))
-    return Mined(miner.finish())
+    return miner.finish()
+
+
+@pytest.fixture(scope="module")
+def mined(patterns: Patterns) -> Mined:
+    return Mined(patterns)
 
 
 class House:
@@ -153,15 +159,15 @@ def test_a_task_that_was_done_is_known_again() -> None:
         house.say(SessionEnded)
 
 
-def test_the_patterns_of_a_tenant_serve_no_other(mined: Mined) -> None:
-    patterns = msgspec.structs.replace(mined.patterns, tenant="acme")
+def test_the_patterns_of_a_tenant_serve_no_other(patterns: Patterns) -> None:
+    patterns = msgspec.structs.replace(patterns, tenant="acme")
     assert House(Mined(patterns)).ask(question("order-0500")) == []
     assert House(Mined(msgspec.structs.replace(patterns, tenant="default"))).ask(question("order-0500"))
 
 
-def test_mined_patterns_are_heard_among_the_predictors(mined: Mined, tmp_path: Path) -> None:
+def test_mined_patterns_are_heard_among_the_predictors(patterns: Patterns, tmp_path: Path) -> None:
     file = tmp_path / "patterns"
-    patternfile.save(file, mined.patterns)
+    patternfile.save(file, patterns)
     predictors = Predictors(None, patterns=str(file))
     head = {"tenant": DEFAULT_TENANT, "session": SessionId("s"), "request": "r", "position": 0, "time": 0.0}
     predictors.observe(MessageAdded(**head, role="user", content=question("order-0500")))
