@@ -1,5 +1,6 @@
 """From the raw probability of a candidate to the real one, on tasks that were not learned from."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ from sglang_paste.predict.levels import Level, log_odds
 from sglang_paste.predict.mined import Mined
 from sglang_paste.predict.recall import call_text
 
-MAX_MOMENTS = 3000
+MAX_MOMENTS = 500  # of each source
 OFFERED = 3
 # How many outcomes weigh as much as the assumption that raw probabilities are real.
 _SHIFT_WEIGHT, _SLOPE_WEIGHT = 20.0, 40.0
@@ -23,20 +24,20 @@ Outcomes = dict[str, list[Outcome]]
 def judge(mined: Mined, items: Iterable[tuple[Session, str]]) -> Outcomes:
     """For each tool the raw probabilities of its candidates, and whether each was the call made."""
     found: Outcomes = {}
-    moments = 0
+    moments: Counter[str] = Counter()
     for session, _ in items:
+        if moments[session.source] >= MAX_MOMENTS:
+            continue
         live = mined.session()
         for step in steps(session):
             if step.calls:
-                moments += 1
+                moments[session.source] += 1
                 made = call_text(step.calls[0].name, step.calls[0].arguments)
                 for candidate in live.candidates(OFFERED):
                     right = call_text(candidate.tool, candidate.arguments) == made
                     found.setdefault(candidate.tool, []).append((candidate.probability, right))
             for message in step.messages:
                 live.observe(message)
-        if moments > MAX_MOMENTS:
-            break
     return found
 
 

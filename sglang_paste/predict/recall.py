@@ -13,7 +13,7 @@ import msgspec
 
 from sglang_paste.predict.memo import Memo
 from sglang_paste.predict.secret import holds_secret
-from sglang_paste.predict.state import LAST, TASK, USER, State
+from sglang_paste.predict.state import LAST, SAID, TASK, USER, State
 
 MAX_CONTEXTS = 200_000
 MAX_CALLS = 6
@@ -21,6 +21,9 @@ MAX_CHARS = 4096
 MAX_TASK_CHARS = 16_384
 _RESULT_CHARS = 300
 _LITTLE = 0.02
+_KINDS = {kind: at for at, kind in enumerate(("task", "full", "call", "after", "step", "same", "next", "loose"), 1)}
+_ROLES = {"system": 1, USER: 2, SAID: 3, "tool": 4}
+_ODD, _MASK = 0x1E3779B97F4A7C15, 2**63 - 1
 Sight = tuple[str, int]
 """A kind of context, and the number that stands for what was there."""
 Trust = Mapping[str, float]
@@ -80,7 +83,7 @@ class Recaller:
         self.memory = memory
         self.known = False
         self._task = ""
-        self._digest = ""
+        self._task_number = 0
         self._hits = 0
         self._misses = 0
         self._seen: tuple[tuple[int, int], list[Sight]] | None = None
@@ -104,30 +107,27 @@ class Recaller:
         return self._seen[1]
 
     def _look(self, state: State) -> list[Sight]:
-        task = state.texts.get(TASK, "")
-        if task is not self._task:
-            self._task = task
-            self._digest = blake2b(
-                " ".join(task[:MAX_TASK_CHARS].lower().split()).encode("utf-8", "replace")
-            ).hexdigest()
-            self.known = self.memory.knows(_number("task", self._digest))
-        task = self._digest
+        text = state.texts.get(TASK, "")
+        if text is not self._task:
+            self._task = text
+            self._task_number = _number(" ".join(text[:MAX_TASK_CHARS].lower().split()))
+            self.known = self.memory.knows(_mixed("task", self._task_number))
+        task, count, role = self._task_number, state.count, _ROLES.get(state.role, 0)
+        spoken = _number(state.texts.get(USER, "")[:_RESULT_CHARS]) if state.role == USER else 0
+        result = _number(state.texts.get(LAST, "")[:_RESULT_CHARS])
         last = state.calls[-1] if state.calls else None
-        called = call_text(last.tool, last.texts)[:MAX_CHARS] if last else ""
-        spoken = state.texts.get(USER, "")[:_RESULT_CHARS] if state.role == USER else ""
-        result = state.texts.get(LAST, "")[:_RESULT_CHARS]
-        count = str(state.count)
+        called = _number(call_text(last.tool, last.texts)[:MAX_CHARS]) if last else 0
         found = [
-            ("full", _number("full", task, called, result, spoken)),
-            ("call", _number("call", task, called, state.role, count)),
-            ("after", _number("after", task, called, state.role)),
-            ("step", _number("step", task, count)),
+            ("full", _mixed("full", task, called, result, spoken)),
+            ("call", _mixed("call", task, called, role, count)),
+            ("after", _mixed("after", task, called, role)),
+            ("step", _mixed("step", task, count)),
         ]
         if last is not None:
-            found.append(("same", _number("same", called, result, state.role)))
-            found.append(("next", _number("next", called, state.role)))
-            found.append(("loose", _number("loose", task, last.tool, last.outcome, state.role)))
-        found.append(("task", _number("task", task)))
+            found.append(("same", _mixed("same", called, result, role)))
+            found.append(("next", _mixed("next", called, role)))
+            found.append(("loose", _mixed("loose", task, _number(f"{last.tool}\0{last.outcome}"), role)))
+        found.append(("task", _mixed("task", task)))
         return found
 
     def recalled(self, sights: list[Sight]) -> list[tuple[str, list[tuple[str, int]]]]:
@@ -183,6 +183,14 @@ def call_text(tool: str, arguments: dict[str, Any]) -> str:
     return json.dumps([tool, arguments], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def _number(*parts: str) -> int:
-    digest = blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=7).digest()
-    return int.from_bytes(digest)
+def _number(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=7).digest())
+
+
+def _mixed(kind: str, *numbers: int) -> int:
+    """One number under 2^63 for a kind and numbers, the same in every process."""
+    mixed = _KINDS[kind]
+    for number in numbers:
+        mixed = ((mixed ^ number) * _ODD) & _MASK
+        mixed ^= mixed >> 31
+    return mixed
