@@ -24,17 +24,17 @@ from bench.turns.script import sizes, write
 from bench.turns.server import OURS, servers, tokenizer
 from bench.turns.session import text
 
-POOL = 6_000
+POOL = 4_500
 AT_ONCE = 12
 # Each is of so many turns, and ends at so many tokens.
-TURNS, TOKENS = 3, 2_200
+TURNS, TOKENS = 3, 1_700
 VARIABLES = {
     "SGLANG_TEST_RETRACT": "1",
-    "SGLANG_TEST_RETRACT_INTERVAL": "41",
+    "SGLANG_TEST_RETRACT_INTERVAL": "61",
     "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1",
 }
 _LEAVES, _ABORTS, _FLUSHES = 0.15, 0.1, 0.02
-_SYSTEMS = 5
+_SYSTEMS = 3
 
 
 class Gate:

@@ -14,7 +14,7 @@ Pace = Literal["alternating", "interleaved", "burst"]
 Pool = Literal["room", "pressure"]
 
 # Tokens of the sessions of a scenario together, where the pool is too small for them, and of that pool.
-WORKING_SET = 40_000
+WORKING_SET = 24_000
 SMALL_POOL = WORKING_SET * 2 // 5
 LARGE_POOL = 160_000
 
@@ -53,17 +53,14 @@ def scenarios(size: Size, traces: Sequence[kvtrace.Trace]) -> list[Scenario]:
     room = [
         *(Scenario("fix-6", "room", "alternating", (_alone("fix", n, 6, 3_000, 8_000),)) for n in range(size.fixes)),
         Scenario("coding-35", "room", "alternating", (_alone("coding", 0, size.turns, 64_000, size.longest),)),
-        Scenario("agents-3x5", "room", "interleaved", _together("agents", 3, 5, 3_000, 24_000)),
-        *(
-            Scenario("burst-8", "room", "burst", _together(f"burst {n}", 8, 4, 2_500, WORKING_SET))
-            for n in range(size.bursts)
-        ),
+        Scenario("agents-3x5", "room", "interleaved", _together("agents", 3, 5, 4_000, WORKING_SET)),
+        *(Scenario("burst-8", "room", "burst", burst) for burst in bursts),
         Scenario("kvtrace", "room", "interleaved", traced),
     ]
     pressure = [
-        Scenario("fix-6", "pressure", "interleaved", _together("fix", 5, 6, 3_000, WORKING_SET)),
-        Scenario("coding-35", "pressure", "interleaved", _together("coding", 4, size.turns, 5_000, WORKING_SET)),
-        Scenario("agents-3x5", "pressure", "interleaved", _together("agents", 3, 5, 5_000, WORKING_SET)),
+        Scenario("fix-6", "pressure", "interleaved", _together("fix", 5, 6, 2_500, WORKING_SET)),
+        Scenario("coding-35", "pressure", "interleaved", _together("coding", 3, size.turns, 4_000, WORKING_SET)),
+        Scenario("agents-3x5", "pressure", "interleaved", _together("agents", 3, 5, 4_000, WORKING_SET)),
         *(Scenario("burst-8", "pressure", "burst", burst) for burst in bursts),
         Scenario("kvtrace", "pressure", "interleaved", traced),
     ]
