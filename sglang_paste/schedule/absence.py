@@ -37,17 +37,6 @@ class Absence:
         tail = self._tail(elapsed)
         return (tail - self.masses[NEVER]) / tail if tail > 0 else 0.0
 
-    def quantile(self, share: float, elapsed: float = 0.0) -> float:
-        """The time by which this share of those still away that come back are back; seconds since they left."""
-        wanted = (1 - share) * (self._tail(elapsed) - self.masses[NEVER]) + self.masses[NEVER]
-        for bin, (start, end) in enumerate(BINS):
-            after = self._tails[bin + 1]
-            if end > elapsed and after <= wanted:
-                mass = self.masses[bin]
-                part = min(max((self._tails[bin] - wanted) / mass, 0.0), 1.0) if mass else 0.0
-                return max(start + part * (end - start), elapsed)
-        return HORIZON
-
     def within(self, seconds: float, elapsed: float) -> float:
         """The probability that a session that has been away so long is back in so many seconds."""
         tail = self._tail(elapsed)

@@ -64,7 +64,6 @@ class Session(msgspec.Struct, kw_only=True, eq=False):
     whose: Whose
     branches: OrderedDict[str, Branch] = msgspec.field(default_factory=OrderedDict)
     expect: Expect | None = None
-    turns: int = 0
 
     @property
     def latest(self) -> Branch | None:
@@ -154,7 +153,6 @@ class Book:
         self._sessions.move_to_end(whose)
         if request not in session.branches:
             self.turns += 1
-            session.turns += 1
             session.branches[request] = Branch(whose=whose, request=request, started=now, turn=self.turns)
             self._bound(session)
         return session.branches[request]
