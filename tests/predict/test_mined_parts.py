@@ -42,6 +42,35 @@ def test_plain_words_are_no_tokens() -> None:
     assert extract.tokens("Here are only plain words, über alles.") == {}
 
 
+def plainly(text: str) -> extract.Found:
+    """What the pattern of a token finds in the text as a whole."""
+    values: dict[str, dict[str, None]] = {}
+    for kind, value in extract._classified(text):
+        values.setdefault(kind, {})[value] = None
+    return {kind: list(some) for kind, some in values.items()}
+
+
+CODE = st.lists(
+    st.sampled_from(
+        ["src/a.py", "parse_url", "URLOf", "x", "12", "2024-01-02", "#W1", "~/b", "é_1", "Plain", *"./:@$+-(),= \n"]
+    )
+).map("".join)
+
+
+@given(CODE)
+def test_tokens_of_pieces_are_those_of_the_whole(text: str) -> None:
+    assert extract.tokens(text) == plainly(text)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "text"), [("/", "src/a.py"), ("(", "call f(x)"), ("-", "2024-01-02"), (":", "a::b")]
+)
+def test_a_cut_inside_of_tokens_is_noticed(left_out: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut = bytes(32 if code == ord(left_out) else kept for code, kept in enumerate(extract._CUT))
+    monkeypatch.setattr(extract, "_CUT", cut)
+    assert extract.tokens(text) != plainly(text)
+
+
 def test_prose_names_phrases_and_days() -> None:
     found = extract.prose("Who wrote The Name of the Rose (novel) before May 24?", "2024")
     assert "The Name of the Rose (novel)" in found["phrase"]
