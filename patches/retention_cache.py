@@ -130,11 +130,12 @@ class RetainingCache(UnifiedRadixCache):  # type: ignore[misc]
 
 
 def made(original: Callable[..., Any], ctx: Any, *, cache_class: type[Any] | None = None) -> Any:
-    """Around `create_unified_radix_cache`: the server's cache retains, unless it is another one, or has no budget."""
+    """Around `create_unified_radix_cache`: the server's cache retains, unless it is another one. Without a budget it is
+    SGLang's own, and rank 0 keeps its book for the return order alone."""
     share = settings().retention_budget
-    if cache_class is not None or ctx.disable_radix_cache or not share:
+    if cache_class is not None or ctx.disable_radix_cache:
         return original(ctx, cache_class=cache_class)
-    cache = original(ctx, cache_class=RetainingCache)
+    cache = original(ctx, cache_class=RetainingCache if share else None)
     keeper = None
     parallel = get_parallel()
     if not (parallel.pp_rank or parallel.attn_tp_rank or parallel.attn_cp_rank):

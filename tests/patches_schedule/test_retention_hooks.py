@@ -174,11 +174,16 @@ def test_the_book_sees_what_the_turns_say(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("budget", "disabled", "given", "ours"),
-    [(0.5, False, None, True), (0.0, False, None, False), (0.5, True, None, False), (0.5, False, object, False)],
+    ("budget", "disabled", "given", "made", "tokens"),
+    [
+        (0.5, False, None, RetainingCache, 500),
+        (0.0, False, None, None, 0),
+        (0.5, True, None, None, None),
+        (0.5, False, object, object, None),
+    ],
 )
 def test_the_servers_own_cache_retains(
-    monkeypatch: pytest.MonkeyPatch, budget: float, disabled: bool, given: Any, ours: bool
+    monkeypatch: pytest.MonkeyPatch, budget: float, disabled: bool, given: Any, made: Any, tokens: int | None
 ) -> None:
     settings = Settings(
         tool_config=None, gateway_host="", gateway_port=1, run_dir="", state_dir="", retention_budget=budget
@@ -201,9 +206,6 @@ def test_the_servers_own_cache_retains(
         return SimpleNamespace()
 
     cache = retention_cache.made(original, context, cache_class=given)
-    assert asked == [RetainingCache if ours else given]
+    assert asked == [made]
     kept = getattr(cache, "retention", None)
-    assert (kept is not None) == ours
-    if kept:
-        assert kept.budget == 500
-        assert kept.keeper
+    assert (kept.budget if kept and kept.keeper else None) == tokens
