@@ -15,7 +15,7 @@ from sglang_paste.predict.patterns import Argument
 from sglang_paste.predict.state import State, Wanted, text_of
 from sglang_paste.predict.ways import form_of
 
-MAX_CHOICES = 250
+MAX_CHOICES = 300
 MAX_CONSTANTS = 500
 MAX_RUNS = 2500
 _NOTHING: Wanted = {}

@@ -6,7 +6,6 @@ and one block for `none of these`.
 
 import re
 from array import array
-from bisect import bisect
 from collections.abc import Sequence
 from zlib import crc32
 
@@ -36,13 +35,8 @@ def bucket(rank: int) -> int:
     return _BUCKETS[rank] if rank < 14 else 7
 
 
-def odds_bucket(odds: float) -> int:
-    """0 to 7 for a log-probability, 0 the surest."""
-    return bisect(_ODDS, -odds)
-
-
 def odds_buckets(odds: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
-    """The buckets of several."""
+    """0 to 7 for log-probabilities, 0 the surest."""
     return np.searchsorted(_ODDS, -odds, side="right")
 
 
