@@ -66,6 +66,8 @@ class State:
         self.records: dict[str, tuple[tuple[int, int], ...]] = {}
         """For each value the objects it stood in: their turns and numbers."""
         self.tables: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        self.projected: dict[Key, list[str]] = {}
+        """Values made of the tables, as long as these stand."""
         self._lists: dict[str, extract.Found] = {}
         self._recent: dict[str, list[str]] = {}
         self._news: dict[str, list[list[str]]] = {}
@@ -215,6 +217,7 @@ class State:
     def _take_document(self, tool: str, document: Any) -> None:
         if len(self.records) > MAX_NOTED:
             self.records.clear()
+        self.projected = {key: made for key, made in self.projected.items() if key[0] != tool}
         self.tables[tool] = dict(islice(extract.tables(document), MAX_TABLES))
         values: extract.Values = {}
         texts = []

@@ -44,8 +44,12 @@ def values(way: Way, state: State) -> list[str]:
     """The texts of a way's values, in order."""
     form = way.form
     if form == "p":
-        path, _, columns = way.kind.partition("|")
-        return list(projected(state.tables.get(way.source, {}).get(path, ()), columns))
+        known = state.projected.get((way.source, way.kind))
+        if known is None:
+            path, _, columns = way.kind.partition("|")
+            known = list(projected(state.tables.get(way.source, {}).get(path, ()), columns))
+            state.projected[way.source, way.kind] = known
+        return known
     found = state.values(way.source, way.kind)
     if form in PLAIN or not found:
         return found
