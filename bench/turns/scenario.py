@@ -50,9 +50,11 @@ def scenarios(size: Size, traces: Sequence[kvtrace.Trace]) -> list[Scenario]:
     """All of them, those with room first."""
     bursts = [_together(f"burst {number}", 8, 4, 2_500, WORKING_SET) for number in range(size.bursts)]
     traced = kvtrace.scripts(traces, size.trace_turns, WORKING_SET)
+    # Like recorded ones: most of the prompt is there from the start, and half of the results are under 200 tokens.
+    coding = _alone("coding", 0, size.turns, size.longest - 20_000, size.longest)
     room = [
         *(Scenario("fix-6", "room", "alternating", (_alone("fix", n, 6, 3_000, 8_000),)) for n in range(size.fixes)),
-        Scenario("coding-35", "room", "alternating", (_alone("coding", 0, size.turns, 64_000, size.longest),)),
+        Scenario("coding-35", "room", "alternating", (coding,)),
         Scenario("agents-3x5", "room", "interleaved", _together("agents", 3, 5, 4_000, WORKING_SET)),
         *(Scenario("burst-8", "room", "burst", burst) for burst in bursts),
         Scenario("kvtrace", "room", "interleaved", traced),

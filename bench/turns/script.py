@@ -1,7 +1,8 @@
 """Sessions written in advance: what the tools return, what the model answers, and how long each tool runs.
 
 Both sides of a bench play the same script. Sizes are lognormal, as those of recorded coding agents are: half of the
-results are short, few are very long; then they are scaled so that the session ends at the length that is wanted.
+results have less than a third of the mean, few are very long. They are scaled so that the session ends as long as it
+is wanted.
 """
 
 import json
