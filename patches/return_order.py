@@ -78,7 +78,8 @@ def _waiting(scheduler: Any, req: Any, now: float) -> Waiting:
     tokens, held, session = len(req.origin_input_ids) + len(req.output_ids), 0, None
     place = retention.place_of(req)
     if place is not None:
-        held = max((hold.tokens for hold in place.retention.holds.wanted_by(req.rid)), default=0)
+        wanted = place.retention.holds.wanted_by(req.rid)
+        held = max((hold.tokens for hold in wanted if hold.node is not None), default=0)
         keeper = place.retention.keeper
         session = keeper.book.session(place.whose) if keeper else None
     out = min(req.sampling_params.max_new_tokens or 0, EXPECTED_OUT)

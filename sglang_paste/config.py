@@ -131,8 +131,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cores of the side process and its tools, None for all; `patterns` is a mined file; `inert` holds each tool's inert
     arguments by the name under which it is offered; `session_memory` (MiB) is for the tokens of conversations, 0 for
     none; `warm_slice` is how many tokens are prefilled ahead at a time, 0 for none; `return_bound` is how many seconds
-    a waiting request may be passed by others, 0 for not at all; `retention_budget` is the share of the KV cache that may
-    be retained, `retention_policy` the name of what decides."""
+    a waiting request may be passed by others, 0 for not at all; `retention_budget` is the share of the KV cache that
+    may be retained, `retention_policy` the name of what decides."""
 
     tool_config: str | None
     gateway_host: str

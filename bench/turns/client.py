@@ -134,6 +134,8 @@ class Agent:
             if line.strip() == b"data: [DONE]":
                 continue
             chunk = json.loads(line[len(_DATA) :])
+            if "error" in chunk:
+                raise SystemExit(f"turn {len(self.turns)} was not answered: {chunk['error']}")
             rid, usage = chunk["id"], chunk.get("usage") or usage
             for choice in chunk["choices"]:
                 content += choice["delta"].get("content") or ""

@@ -1,5 +1,5 @@
 """In which order waiting requests are prefilled: those first whose next tool call is worth most for what they cost the
-engine, and nobody waits for longer than a bound because of that."""
+engine, and that cost it least; nobody waits for longer than a bound because of that."""
 
 from collections.abc import Sequence
 
@@ -16,11 +16,13 @@ class Rates(msgspec.Struct, frozen=True):
 
 
 class Weights(msgspec.Struct, frozen=True):
-    """`beta` weighs the tool time that is gained per engine second, `alpha` the seconds waited. From `bound` seconds
-    on, a request goes before all that have not waited so long."""
+    """`beta` weighs the tool time that is gained per engine second, `alpha` the seconds waited, `gamma` the seconds of
+    prefill that all others would wait for. From `bound` seconds on, a request goes before all that have not waited so
+    long."""
 
     alpha: float = 1.0
     beta: float = 1.0
+    gamma: float = 4.0
     bound: float = 5.0
 
 
@@ -38,12 +40,13 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def utility(request: Waiting, rates: Rates, weights: Weights) -> float:
-    """β · p_hit · T_tool / (T_LLM · KV share) + α · waited; the first term is at most β · `bound`, so that a gain never
-    outweighs the bound."""
-    engine_seconds = request.new_tokens / rates.prefill + request.out_tokens / rates.decode
+    """β · p_hit · T_tool / (T_LLM · KV share) + α · waited − γ · T_prefill; the first term is at most β · `bound`, so
+    that a gain never outweighs the bound."""
+    prefill_seconds = request.new_tokens / rates.prefill
+    engine_seconds = prefill_seconds + request.out_tokens / rates.decode
     cost = max(engine_seconds, 1e-3) * max(request.pool_share, MIN_POOL_SHARE)
     gain = min(request.hit_probability * request.tool_seconds / cost, weights.bound)
-    return weights.beta * gain + weights.alpha * request.waited
+    return weights.beta * gain + weights.alpha * request.waited - weights.gamma * prefill_seconds
 
 
 def order(requests: Sequence[Waiting], rates: Rates, weights: Weights) -> list[int]:

@@ -46,6 +46,7 @@ def engine() -> Iterator[Engine]:
     with (
         mock.patch.object(intake, "_line", WarmLine(slice_tokens=100)),
         mock.patch.object(intake, "_scheduler", None),
+        mock.patch.object(intake, "get_observability", return_value=SimpleNamespace(enable_metrics=False)),
     ):
         yield Engine()
 

@@ -73,7 +73,7 @@ def waiting(rid: str, waited: float, session: str = "", book: Book | None = None
         time_stats=SimpleNamespace(wait_queue_entry_time=time.perf_counter() - waited),
     )
     if book is not None:
-        holds = SimpleNamespace(wanted_by=lambda rid: [SimpleNamespace(tokens=900)])
+        holds = SimpleNamespace(wanted_by=lambda rid: [SimpleNamespace(tokens=900, node=1)])
         retention: Any = SimpleNamespace(holds=holds, keeper=SimpleNamespace(book=book))
         setattr(req, ATTRIBUTE, Place(retention, Whose(DEFAULT_TENANT, SessionId(session)), ahead=False))
     return req

@@ -23,13 +23,18 @@ def test_without_tools_the_first_that_came_goes_first() -> None:
 
 def test_a_likely_long_tool_goes_before_and_costly_work_after() -> None:
     requests = [waiting(), waiting(hit=0.2, tool=0.5), waiting(hit=0.2, tool=0.5, new=9000)]
-    assert order(requests, RATES, WEIGHTS) == [1, 2, 0]
+    assert order(requests, RATES, WEIGHTS) == [1, 0, 2]
 
 
 def test_the_formula() -> None:
-    # 0.1 · 2 s / (2 s · 0.1) + 1.5 s
-    assert utility(waiting(1.5, hit=0.1, tool=2.0), RATES, WEIGHTS) == pytest.approx(2.5)
-    assert utility(waiting(hit=1.0, tool=1e9), RATES, WEIGHTS) == WEIGHTS.bound
+    # 0.1 · 2 s / (2 s · 0.1) + 1.5 s − 4 · 1 s
+    assert utility(waiting(1.5, hit=0.1, tool=2.0), RATES, WEIGHTS) == pytest.approx(-1.5)
+    assert utility(waiting(hit=1.0, tool=1e9), RATES, WEIGHTS) == WEIGHTS.bound - 4.0
+
+
+def test_what_is_in_the_cache_goes_before_what_has_to_be_prefilled() -> None:
+    assert order([waiting(0.5, new=3000), waiting(new=100)], RATES, WEIGHTS) == [1, 0]
+    assert order([waiting(5.0, new=3000), waiting(new=100)], RATES, WEIGHTS) == [0, 1]
 
 
 def starves(choose: Order, arrivals: Sequence[float]) -> bool:
