@@ -113,8 +113,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--tool-return-bound",
         metavar="SECONDS",
         type=float,
-        help="Waiting requests go first whose session's next tool is worth most and that have least to prefill, but for those that "
-        "have waited so long; 0 to leave the order alone. Default: 5.",
+        help="Waiting requests go first whose session's next tool is worth most and that have least to prefill, but "
+        "for those that have waited so long; 0 to leave the order alone. Default: 5.",
     )
 
 
