@@ -37,7 +37,7 @@ FLAGS = (
 )
 
 SESSION_MEMORY = 256
-WARM_SLICE = 1024
+WARM_SLICE = 0
 RETURN_BOUND = 5.0
 RETENTION_BUDGET = 0.8
 
@@ -95,7 +95,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="TOKENS",
         type=int,
         help="How much of a session's next prompt is prefilled at a time while nothing waits, once its tool's result "
-        "is known; 0 for none. Default: 1024.",
+        "is known; 0 for none. What was prefilled in other pieces may differ in its last bits. Default: 0.",
     )
     group.add_argument(
         "--tool-retention-budget",

@@ -35,26 +35,26 @@ def line() -> WarmLine[Any]:
 
 def pulled(result: list[Any] | None, receiver: Any) -> list[Any] | None:
     """After `SchedulerRequestReceiver._pull_raw_reqs`: prompts that are ahead are parked, and forgotten again where
-    their session came back."""
-    if not result or not any(_is_ours(each) for each in result):
+    their session came back. Where nothing else came, the next slice does: it shares its batch with nobody, so that no
+    request's numbers depend on it."""
+    if result is None or not (result or line()):
         return None
     others = [each for each in result if not _is_ours(each) or _goes_on(each)]
     scheduler = _scheduler() if _scheduler is not None else None
-    # A scheduler that has nothing to do sleeps before it asks again.
     return others or (_slice(scheduler) if scheduler is not None else [])
 
 
 def polled(result: list[Any], scheduler: Any) -> list[Any] | None:
-    """After `Scheduler._poll_timeout_aborts`: the next slice; or the end of one for which real work would wait."""
+    """After `Scheduler._poll_timeout_aborts`: the end of a slice for which real work would wait."""
     global _scheduler
     if _scheduler is None:
         _scheduler = weakref.ref(scheduler)
     rid = line().under_way
-    if rid is not None and any(req.rid != rid for req in scheduler.waiting_queue):
-        from sglang.srt.managers.io_struct import AbortReq
+    if rid is None or all(req.rid == rid for req in scheduler.waiting_queue):
+        return None
+    from sglang.srt.managers.io_struct import AbortReq
 
-        return [*result, AbortReq(rid=rid)]
-    return [*result, *_slice(scheduler)] if line() else None
+    return [*result, AbortReq(rid=rid)]
 
 
 def streaming(

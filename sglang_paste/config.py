@@ -145,7 +145,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     patterns: str | None = None
     inert: dict[str, tuple[str, ...]] = {}
     session_memory: int = 256
-    warm_slice: int = 1024
+    warm_slice: int = 0
     return_bound: float = 5.0
     retention_budget: float = 0.8
     retention_policy: str = "value"

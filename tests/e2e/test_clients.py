@@ -134,7 +134,7 @@ async def _call_over_mcp(server: Server, arguments: dict[str, Any]) -> tuple[str
         Client(streamable_http_client(f"{server.gateway}/mcp", http_client=http)) as client,
     ):
         tools = await client.list_tools()
-        assert {tool.name for tool in tools.tools} == {"count_words", "append_line", "read_lines"}
+        assert {tool.name for tool in tools.tools} == {"count_words", "append_line", "read_lines", "list_numbers"}
         result = await client.call_tool("count_words", arguments)
     (block,) = result.content
     assert isinstance(block, TextContent)

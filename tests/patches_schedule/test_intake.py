@@ -97,6 +97,7 @@ def test_real_work_goes_first(engine: Engine) -> None:
     engine.step()
     work = real()
     assert engine.step(work, ahead()) == [work]
+    assert engine.step(work) == [work]
     engine.waiting_queue.append(work)
     assert engine.step() == []
     engine.waiting_queue.clear()
