@@ -2,12 +2,13 @@
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import openai
 import pytest
-from real_server import TOKEN, Server, wait_for
+from real_server import TOKEN, Server, running_server, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -24,6 +25,13 @@ FUNCTION = {
 }
 
 
+@pytest.fixture(scope="module")
+def warming(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One of its own: elsewhere, answers must not depend on what is computed beside them."""
+    with running_server(tmp_path_factory.mktemp("warming"), "--tool-warm-slice", "256") as server:
+        yield server
+
+
 def counted(server: Server, name: str) -> float:
     """The sum of a counter over its labels."""
     text = httpx.get(f"{server.url}/metrics", timeout=30, follow_redirects=True).text
@@ -31,7 +39,8 @@ def counted(server: Server, name: str) -> float:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_next_turn_finds_its_result_in_the_cache(server: Server, stream: bool) -> None:
+def test_the_next_turn_finds_its_result_in_the_cache(warming: Server, stream: bool) -> None:
+    server = warming
     wait_for(server.is_serving_tools, seconds=120)
     session = f"warm {stream}"
     messages: list[Any] = [{"role": "user", "content": f"List the first numbers for {session}."}]

@@ -67,7 +67,6 @@ def running_server(folder: Path, *arguments: str, **variables: str) -> Iterator[
         *("--port", str(port), "--log-level", "warning", "--skip-server-warmup", "--served-model-name", "default"),
         *("--enable-tool-speculation", "--tool-config", str(config), "--tool-gateway-port", str(gateway_port)),
         *("--tool-state-dir", str(folder / "state"), "--tool-patterns", str(patterns), "--enable-metrics"),
-        *("--tool-warm-slice", "1024"),
         *arguments,
     ]
     environment = {**os.environ, "SGLANG_USE_CPU_ENGINE": "1", "HF_HUB_OFFLINE": "1", **variables}
