@@ -44,7 +44,7 @@ def test_the_next_turn_finds_its_result_in_the_cache(warming: Server, stream: bo
     wait_for(server.is_serving_tools, seconds=120)
     session = f"warm {stream}"
     messages: list[Any] = [{"role": "user", "content": f"List the first numbers for {session}."}]
-    before = counted(server, "paste_warm_tokens_total")
+    tokens, prompts = counted(server, "paste_warm_tokens_total"), counted(server, "paste_warm_prompts_total")
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key=TOKEN, timeout=120, max_retries=0) as client:
 
         def ask(**fields: Any) -> Any:
@@ -63,8 +63,8 @@ def test_the_next_turn_finds_its_result_in_the_cache(warming: Server, stream: bo
             body = {"arguments": json.loads(arguments), "call_id": call_id}
             result = tools.post("/v1/tools/list_numbers", json=body).json()
         assert result["content"].startswith("1\n2\n3\n")
-        wait_for(lambda: counted(server, "paste_warm_prompts_total") > 0, seconds=120)
-        wait_for(lambda: counted(server, "paste_warm_tokens_total") > before + 500, seconds=120)
+        wait_for(lambda: counted(server, "paste_warm_prompts_total") > prompts, seconds=120)
+        assert counted(server, "paste_warm_tokens_total") > tokens + 500
         function = {"name": "list_numbers", "arguments": arguments}
         call = {"id": call_id, "type": "function", "function": function}
         messages.append({"role": "assistant", "content": content, "tool_calls": [call]})
