@@ -28,11 +28,15 @@ class _Ahead(msgspec.Struct):
 
 
 class Outlook:
-    """Tells the engine what changes. Pure but for `tell`; bounded, the sessions heard of least lately go first."""
+    """Tells the engine what changes; results only where it warms prompts with them. Pure but for `tell`; bounded, the
+    sessions heard of least lately go first."""
 
-    def __init__(self, tell: Callable[[Sequence[EngineDirective]], None], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, tell: Callable[[Sequence[EngineDirective]], None], clock: Callable[[], float], *, warms: bool = True
+    ) -> None:
         self._tell = tell
         self._clock = clock
+        self._warms = warms
         self._sessions: OrderedDict[tuple[TenantId, SessionId], _Ahead] = OrderedDict()
         self._numbers = 0
 
@@ -54,7 +58,7 @@ class Outlook:
 
     def known(self, tenant: TenantId, session: SessionId, place: Place | None, content: str) -> None:
         """The result that the session will come back with for the call at `place`."""
-        if place is not None:
+        if place is not None and self._warms:
             request, index = place
             warm = Warm(
                 tenant=tenant, session=session, time=self._clock(), request=request, index=index, content=content

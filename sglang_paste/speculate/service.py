@@ -89,6 +89,8 @@ class Service:
         journal: Journal,
         tasks: TaskGroup,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        warms: bool = True,
     ) -> None:
         self._bus = bus
         self._learning = learning
@@ -100,7 +102,7 @@ class Service:
         self._recorder = Recorder(self.metrics, Spans())
         limits = effective_limits(config.limits, budget)
         self._ledger = Ledger(known.policies, limits)
-        self._outlook = Outlook(bus.tell, clock)
+        self._outlook = Outlook(bus.tell, clock, warms=warms)
         self._early = Early(
             self._ledger,
             tools,
@@ -249,7 +251,8 @@ async def serve(
             predictors = Predictors(str(state), known.shapes, patterns=settings.patterns)
             learning = stack.enter_context(contextlib.closing(predictors))
             async with anyio.create_task_group() as tasks:
-                service = Service(tools, known, config, settings.budget, bus, learning, journal, tasks)
+                warms = settings.warm_slice > 0
+                service = Service(tools, known, config, settings.budget, bus, learning, journal, tasks, warms=warms)
                 await _until_stopped(service, auth, listener, on_ready)
                 tasks.cancel_scope.cancel()
 

@@ -98,6 +98,14 @@ def test_results_and_ends_and_what_belongs_to_nobody() -> None:
     assert isinstance(release, Release)
 
 
+def test_results_go_nowhere_where_nothing_is_warmed() -> None:
+    told: list[EngineDirective] = []
+    outlook = Outlook(told.extend, lambda: 0.0, warms=False)
+    outlook.known(DEFAULT_TENANT, SESSION, ("r", 0), "content")
+    outlook.began(DEFAULT_TENANT, SESSION, TIME, 0.0)
+    assert [type(each) for each in told] == [Expect]
+
+
 def test_sessions_are_bounded() -> None:
     heard = Heard()
     for number in range(outlook.MAX_SESSIONS + 10):
