@@ -3,13 +3,12 @@
 import copy
 import random
 import warnings
-from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import pytest
+from api_host import host
 
-from bench.turns.host import Host, delta_turns, start
+from bench.turns.host import delta_turns
 from bench.turns.session import TOOLS
 from sglang_paste.patches import turn_past
 from sglang_paste.patches.turn_past import Past, Pasts, Plain
@@ -22,18 +21,6 @@ with warnings.catch_warnings():
 pytestmark = [pytest.mark.host, pytest.mark.filterwarnings("ignore:max_tokens is deprecated:DeprecationWarning")]
 
 PARTS = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
-
-
-@cache
-def host() -> Host:
-    return start()
-
-
-@pytest.fixture
-def kept() -> Iterator[Turns]:
-    host()
-    with delta_turns() as kept:
-        yield kept
 
 
 def text(messages: list[Any], tools: Any) -> str | None:

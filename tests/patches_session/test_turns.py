@@ -3,14 +3,13 @@
 import asyncio
 import copy
 import warnings
-from collections.abc import Iterator
-from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from api_host import host
 
-from bench.turns.host import Host, delta_turns, start
+from bench.turns.host import delta_turns
 from bench.turns.session import TOOLS, Session
 from sglang_paste.patches import turns
 from sglang_paste.patches.turn_past import Plain
@@ -24,19 +23,6 @@ with warnings.catch_warnings():
     from sglang.srt.managers.io_struct import GenerateReqInput
 
 pytestmark = [pytest.mark.host, pytest.mark.filterwarnings("ignore:max_tokens is deprecated:DeprecationWarning")]
-
-
-@cache
-def host() -> Host:
-    """Made once: it takes seconds."""
-    return start()
-
-
-@pytest.fixture
-def kept() -> Iterator[Turns]:
-    host()
-    with delta_turns() as kept:
-        yield kept
 
 
 def session(tokens: int = 4_000) -> Session:

@@ -3,12 +3,12 @@
 import asyncio
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
-from functools import cache
 from typing import Any
 
 import pytest
+from api_host import host
 
-from bench.turns.host import Host, delta_turns, start
+from bench.turns.host import delta_turns
 from bench.turns.session import TOOLS
 from sglang_paste.calls import DEFAULT_TENANT, SessionId
 from sglang_paste.events import Warm
@@ -33,12 +33,6 @@ MESSAGES = [
 ]
 REPLY = Reply("I look.", [ReplyCall("c0", "read_file", '{"path": "é.py"}'), ReplyCall("c1", "grep", '{"text": "x"}')])
 META = {"id": "r", "prompt_tokens": 100, "completion_tokens": 20}
-
-
-@cache
-def host() -> Host:
-    """Made once: it takes seconds."""
-    return start()
 
 
 @pytest.fixture
