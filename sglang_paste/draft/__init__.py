@@ -1,0 +1,1 @@
+"""What to draft, how much, and when not to: pure decisions."""

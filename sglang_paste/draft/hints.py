@@ -1,0 +1,70 @@
+"""Texts, beside its own history, in which a request's next tokens may stand.
+
+Other rooms put them here by the request's id: a predicted call, the skeleton of a tool's calls, past calls of the
+tenant. The worker looks up the end of what the request has so far in each of them; what follows there is drafted. A
+text whose call starts the turn begins with the last tokens of the prompt, so that it is found before anything is
+generated.
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+import msgspec
+
+MAX_REQUESTS = 4096
+MAX_TEXTS = 4
+MAX_TOKENS = 1024
+MIN_MATCH = 2
+
+
+class Source(StrEnum):
+    """Where a draft comes from, in order of trust."""
+
+    PREDICTED = "predicted"
+    GRAMMAR = "grammar"
+    SKELETON = "skeleton"
+    HISTORY = "history"
+    PAST = "past"
+
+
+class Hint(msgspec.Struct, frozen=True):
+    """A text of at most `MAX_TOKENS` tokens. It is believed where the last `min_match` tokens of the request or more
+    stand in it."""
+
+    source: Source
+    tokens: tuple[int, ...]
+    min_match: int = MIN_MATCH
+
+
+class Hints:
+    """The hints of the requests under way, bounded in every direction; a request's own go with `drop`."""
+
+    def __init__(self, max_requests: int = MAX_REQUESTS) -> None:
+        self._max_requests = max_requests
+        self._by_source: dict[str, dict[Source, tuple[Hint, ...]]] = {}
+        self._of: dict[str, tuple[Hint, ...]] = {}
+
+    def put(self, request: str, source: Source, texts: Sequence[Sequence[int]], *, min_match: int = MIN_MATCH) -> None:
+        """Let these texts take the place of what the source knew of the request, the likeliest first.
+
+        What is beyond `MAX_TEXTS` or beyond a text's first `MAX_TOKENS` is left out, and so is a text too short to be
+        of use. When there are too many requests, the one that came first loses its hints.
+        """
+        kept = [Hint(source, tuple(text[:MAX_TOKENS]), min_match) for text in texts if len(text) > min_match]
+        known = self._by_source.setdefault(request, {})
+        known[source] = tuple(kept[:MAX_TEXTS])
+        self._of[request] = tuple(hint for each in Source for hint in known.get(each, ()))
+        if len(self._of) > self._max_requests:
+            self.drop(next(iter(self._of)))
+
+    def of(self, request: str) -> tuple[Hint, ...]:
+        """What is known of a request, in order of trust; the same object until something is put."""
+        return self._of.get(request, ())
+
+    def drop(self, request: str) -> None:
+        """The request has ended."""
+        self._of.pop(request, None)
+        self._by_source.pop(request, None)
+
+    def __len__(self) -> int:
+        return len(self._of)
