@@ -1,4 +1,4 @@
-"""Compiles kernels.c for this machine on first use and keeps the library in the user's cache. No compiler: None."""
+"""Compiles kernels for this machine on first use and keeps the library in the user's cache. No compiler: None."""
 
 import ctypes
 import hashlib
@@ -8,18 +8,32 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("kernels.c")
-WIDE = ("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()
 # Sums are rounded as they are written: no operation is fused that the source does not fuse.
-FLAGS = ("-O3", "-march=native", *WIDE, "-ffp-contract=off", "-shared", "-fPIC")
+FLAGS = ("-O3", "-ffp-contract=off", "-shared", "-fPIC")
 TIME_LIMIT_S = 120
 
 
-def load_library(source: Path = SOURCE) -> ctypes.CDLL | None:
+@dataclass(frozen=True, slots=True)
+class Build:
+    """A source file, and what its compiler is told beside `FLAGS`."""
+
+    source: Path
+    flags: tuple[str, ...] = ()
+
+
+# By torch's CPU capability, which decides in what order it adds.
+BUILDS = {
+    "AVX2": Build(Path(__file__).with_name("kernels_avx2.c"), ("-mavx2", "-mfma", "-mtune=native")),
+    "AVX512": Build(Path(__file__).with_name("kernels_avx512.c"), ("-march=native", "-mprefer-vector-width=512")),
+}
+
+
+def load_library(build: Build) -> ctypes.CDLL | None:
     """The compiled library; None, with the reason in the log, when this machine cannot compile it."""
     compiler = find_compiler()
     if compiler is None:
@@ -28,13 +42,15 @@ def load_library(source: Path = SOURCE) -> ctypes.CDLL | None:
         )
         return None
     try:
-        path = cache_folder() / f"kernels-{_fingerprint(source, compiler)}.so"
+        path = cache_folder() / f"kernels-{_fingerprint(build, compiler)}.so"
         if not path.exists():
-            _compile(compiler, source, path)
+            _compile(compiler, build, path)
         return ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError) as error:
         detail = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1:]
-        logger.warning("%s could not be compiled with %s (%s): CPU kernels stay torch's.", source, compiler, *detail)
+        logger.warning(
+            "%s could not be compiled with %s (%s): CPU kernels stay torch's.", build.source, compiler, *detail
+        )
         return None
 
 
@@ -54,10 +70,10 @@ def cache_folder() -> Path:
     return folder
 
 
-def _compile(compiler: str, source: Path, path: Path) -> None:
+def _compile(compiler: str, build: Build, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         built = Path(folder) / path.name
-        _run(compiler, *FLAGS, "-o", str(built), str(source))
+        _run(compiler, *FLAGS, *build.flags, "-o", str(built), str(build.source))
         built.rename(path)
 
 
@@ -65,13 +81,13 @@ def _run(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIME_LIMIT_S)
 
 
-def _fingerprint(source: Path, compiler: str) -> str:
+def _fingerprint(build: Build, compiler: str) -> str:
     """Changes with the source, the compiler and the processor, since the code is built for this one."""
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.exists() else [platform.processor()]
     features = next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
     binary = Path(compiler).resolve().stat()
-    parts = (source.read_bytes(), repr(FLAGS), compiler, str(binary.st_mtime_ns), features)
+    parts = (build.source.read_bytes(), repr(FLAGS + build.flags), compiler, str(binary.st_mtime_ns), features)
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part if isinstance(part, bytes) else part.encode())

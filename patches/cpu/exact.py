@@ -17,7 +17,7 @@ from torch.nn.functional import silu
 
 from sglang_paste.errors import ConfigError
 from sglang_paste.patches.cpu import llama
-from sglang_paste.patches.cpu.compiled import load_library
+from sglang_paste.patches.cpu.compiled import BUILDS, load_library
 from sglang_paste.patches.cpu.exact_modules import Part, parts_of
 from sglang_paste.patches.cpu.kernels import Kernels, every_value
 
@@ -66,13 +66,14 @@ def arm(model_runner: Any) -> Exact | None:
         known.arm()
         return known
     reason = why_not(model_runner)
-    library = None if reason else load_library()
+    capability = torch.backends.cpu.get_cpu_capability()
+    library = None if reason else load_library(BUILDS[capability])
     if library is None:
         if reason:
             logger.info("CPU kernels stay torch's: %s.", reason)
         return None
     start = time.perf_counter()
-    kernels = Kernels(library)
+    kernels = Kernels(library, capability)
     parts, refused = parts_of(model, kernels)
     odd = llama.why_not(model_runner, {id(part.owner) for part in parts})
     if odd is None:
@@ -97,8 +98,8 @@ def why_not(model_runner: Any) -> str | None:
         raise ConfigError(f"{CHOICE} must be auto or torch, not {choice!r}; set one of them.")
     if choice == "torch":
         return f"{CHOICE} is torch"
-    if torch.backends.cpu.get_cpu_capability() != "AVX512":
-        return "this processor has no AVX-512"
+    if torch.backends.cpu.get_cpu_capability() not in BUILDS:
+        return "torch uses neither AVX2 nor AVX-512 on this processor"
     if cpu_has_amx_support():
         return "this processor has AMX, for which SGLang has kernels of its own"
     if getattr(getattr(model_runner, "server_args", None), "enable_torch_compile", False):

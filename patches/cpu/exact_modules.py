@@ -12,7 +12,7 @@ from sglang.srt.layers.quantization.unquant import UnquantizedEmbeddingMethod, U
 from sglang.srt.layers.rotary_embedding.base import RotaryEmbedding
 from torch.nn.functional import linear, silu
 
-from sglang_paste.patches.cpu.kernels import LANES, STEP, Kernels, block_of, every_value
+from sglang_paste.patches.cpu.kernels import LANES, Kernels, every_value
 
 Call = Callable[..., Any]
 Pair = tuple[torch.Tensor | None, torch.Tensor]
@@ -82,11 +82,9 @@ class Checks:
         self._known: dict[Any, bool] = {}
 
     def linear(self, weight: torch.Tensor, bias: torch.Tensor | None, product: Call) -> bool:
-        if not _dense(weight) or (bias is not None and not _dense(bias)) or weight.shape[1] % STEP:
-            return False
-        if block_of(weight.shape[1]) % 2:
-            return False
         outs, size = weight.shape
+        if not _dense(weight) or (bias is not None and not _dense(bias)) or not self.kernels.takes(size):
+            return False
         key = ("linear", outs, size, bias is not None, product)
         return self._once(key, lambda: self._products(outs, size, bias is not None, product))
 
@@ -130,7 +128,7 @@ class Checks:
                 x, some = x[:, order], some[:, order]
             weight = some.repeat(-(-outs // 64), 1)[:outs]
             for rows in ROWS[:2] if large else ROWS:
-                if _serves_rows(rows, size):
+                if self.kernels.serves(rows, size):
                     yield self.kernels.linear(x[:rows], weight, bias), product(x[:rows], weight, bias)
 
     def _norms(self, weight: torch.Tensor, epsilon: float, original: Call) -> Iterator[Pair]:
@@ -164,7 +162,7 @@ class ExactLinearMethod(UnquantizedLinearMethod):  # type: ignore[misc]
 
     def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         weight = layer.weight
-        if _serves(x, weight) and (bias is None or _dense(bias)):
+        if _serves(self._kernels, x) and _dense(weight) and (bias is None or _dense(bias)):
             return self._kernels.linear(x, weight, bias)
         return super().apply(layer, x, bias)
 
@@ -175,7 +173,7 @@ def _logits(module: Any, checks: Checks) -> Call:
     def compute(hidden_states: Any, lm_head: Any, embedding_bias: Any = None, **more: Any) -> Any:
         if _plain_head(lm_head) and embedding_bias is None and not module.use_fp32_lm_head:
             weight = lm_head.weight
-            if _serves(hidden_states, weight) and checks.linear(weight, None, _matmul):
+            if _serves(checks.kernels, hidden_states) and checks.linear(weight, None, _matmul):
                 return checks.kernels.linear(hidden_states, weight)
         return original(hidden_states, lm_head, embedding_bias, **more)
 
@@ -245,13 +243,8 @@ def _dense(tensor: torch.Tensor) -> bool:
     return tensor.dtype is torch.bfloat16 and tensor.is_contiguous()
 
 
-def _serves(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    return x.dim() == 2 and _dense(x) and _dense(weight) and _serves_rows(x.shape[0], x.shape[1])
-
-
-def _serves_rows(rows: int, size: int) -> bool:
-    """oneDNN divides several rows among its threads, and adds up some of them in another order then."""
-    return size % (2 * STEP) == 0 if rows == 1 else rows > 1 and torch.get_num_threads() == 1
+def _serves(kernels: Kernels, x: torch.Tensor) -> bool:
+    return x.dim() == 2 and _dense(x) and kernels.serves(x.shape[0], x.shape[1])
 
 
 def _positions(positions: torch.Tensor) -> bool:

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 LANES = 16
-STEP = 32
 
 _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
@@ -29,14 +28,31 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
 
 
 class Kernels:
-    """Functions of dense bfloat16 tensors; several threads may call them at once."""
+    """Functions of dense bfloat16 tensors; several threads may call them at once.
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    `library` holds the kernels for torch's CPU `capability`.
+    """
+
+    def __init__(self, library: ctypes.CDLL, capability: str) -> None:
         for name, (result, arguments) in _SIGNATURES.items():
             function = getattr(library, name)
             function.restype, function.argtypes = result, arguments
         self._library = library
+        self._wide = capability == "AVX512"
         self._local = threading.local()
+
+    def takes(self, size: int) -> bool:
+        """Whether `linear` can multiply inputs of this size."""
+        return size % 32 == 0 and block_of(size) % 2 == 0 if self._wide else size % 16 == 0
+
+    def serves(self, rows: int, size: int) -> bool:
+        """Whether `linear` adds up this many rows in torch's order, if it takes their size.
+
+        With AVX-512, oneDNN divides several rows among its threads and adds up some of them in another order then.
+        """
+        if not self._wide:
+            return rows > 0
+        return size % 64 == 0 if rows == 1 else rows > 1 and torch.get_num_threads() == 1
 
     def linear(
         self,

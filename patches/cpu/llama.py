@@ -68,6 +68,8 @@ class LlamaStack:
         self._kernels = kernels
         self._table = table
         self._layers = list(self._stack.layers)
+        products = self._layers[0].self_attn.qkv_proj, self._layers[0].self_attn.o_proj, self._layers[0].mlp.down_proj
+        self._sizes = {product.weight.shape[1] for product in products}
 
     def replacing(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """The forward of the model's stack: embedding, layers and final norm."""
@@ -125,7 +127,7 @@ class LlamaStack:
         mode, rows = batch.forward_mode, tokens.shape[0]
         return (
             (mode.is_decode() or mode.is_target_verify())
-            and (rows == 1 or (rows > 1 and torch.get_num_threads() == 1))
+            and all(self._kernels.serves(rows, size) for size in self._sizes)
             and batch.encoder_lens is None
             and self._pool.layer_transfer_counter is None
             and int(positions.max()) < self._layers[0].self_attn.rotary_emb.cos_sin_cache.shape[0]

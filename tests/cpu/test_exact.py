@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from cpu_kernels import CAPABILITY, needs_kernels
 from torch.nn.functional import linear
 
 from sglang_paste.errors import ConfigError
@@ -23,13 +24,7 @@ with warnings.catch_warnings():
     from sglang_paste.patches.cpu import exact, exact_modules
     from sglang_paste.patches.cpu.kernels import Kernels
 
-pytestmark = [
-    pytest.mark.host,
-    pytest.mark.skipif(
-        torch.backends.cpu.get_cpu_capability() != "AVX512" or torch.cpu._is_avx512_bf16_supported(),
-        reason="the processor has no AVX-512, or bfloat16 instructions",
-    ),
-]
+pytestmark = [pytest.mark.host, needs_kernels]
 SIZE, OUTS, DIM = 128, 192, 64
 
 
@@ -127,6 +122,7 @@ def test_a_changed_weight_counts_at_once() -> None:
     assert torch.equal(model.plain(x), linear(x, model.plain.weight))
 
 
+@pytest.mark.skipif(CAPABILITY != "AVX512", reason="with AVX2 nothing depends on the number of threads")
 def test_several_rows_stay_with_torch_when_it_has_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     served = runner()
     exact.arm(served)
