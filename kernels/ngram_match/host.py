@@ -1,0 +1,99 @@
+"""`ngram_match` on a CPU: each row is searched from its end in growing pieces, and the search stops once it cannot get
+better. The rows are numpy views, whose operations cost a microsecond where torch's cost ten and a thread pool."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from sglang_paste.kernels.ngram_match.types import VOTERS, Match, Prefer
+
+FIRST_PIECE = 4096
+
+
+def ngram_match(
+    text: Tensor,
+    lengths: Tensor,
+    tail: Tensor,
+    tail_lengths: Tensor,
+    min_match: int,
+    max_match: int,
+    draft: int,
+    prefer: Prefer,
+    out: Match,
+) -> None:
+    tokens, counts, matched = out.tokens.numpy(), out.count.numpy(), out.length.numpy()
+    tokens[:], counts[:], matched[:] = -1, 0, 0
+    rows = zip(text.numpy(), lengths.tolist(), tail.numpy(), tail_lengths.tolist(), strict=True)
+    for row, (known, size, suffix, suffix_size) in enumerate(rows):
+        known = known[:size]
+        wanted = _matchable(suffix[max(0, suffix_size - max_match) : suffix_size])
+        length, end = _longest(known, wanted, min_match)
+        if not length:
+            continue
+        if prefer == "frequent":
+            end = _most_frequent(known, wanted[:length])
+        found = known[end : end + draft]
+        count = _first(found < 0, len(found))
+        tokens[row, :count], counts[row], matched[row] = found[:count], count, length
+
+
+def _matchable(suffix: Any) -> Any:
+    """The suffix backwards, as far as it is one text."""
+    backwards = suffix[::-1]
+    return backwards[: _first(backwards < 0, len(backwards))]
+
+
+def _first(flags: Any, otherwise: int) -> int:
+    return int(flags.argmax()) if flags.any() else otherwise
+
+
+def _longest(text: Any, wanted: Any, min_match: int) -> tuple[int, int]:
+    """The longest match with the most recent end, or 0, 0; `wanted` runs backwards."""
+    best, where = min_match - 1, 0
+    for low, high in _pieces(len(text)):
+        if best >= len(wanted):
+            break
+        length, ends = 0, _ends(text, wanted[0], low, high)
+        while len(ends):
+            length += 1
+            if length > best:
+                best, where = length, int(ends[-1])
+            if length == len(wanted):
+                break
+            ends = _narrow(text, ends, wanted, length)
+    return (best, where) if where else (0, 0)
+
+
+def _most_frequent(text: Any, wanted: Any) -> int:
+    """The most recent end whose next token follows most of the last matches."""
+    voters: list[int] = []
+    for low, high in _pieces(len(text)):
+        ends = _ends(text, wanted[0], low, high)
+        for at in range(1, len(wanted)):
+            ends = _narrow(text, ends, wanted, at)
+        voters += ends[::-1].tolist()
+        if len(voters) >= VOTERS:
+            break
+    votes = text[voters[:VOTERS]].tolist()
+    return max(zip(map(votes.count, votes), voters, strict=False))[1]
+
+
+def _pieces(size: int) -> Iterator[tuple[int, int]]:
+    """Ranges of ends, the last first, each longer than the one before."""
+    high, piece = size, FIRST_PIECE
+    while high > 1:
+        low = max(1, high - piece)
+        yield low, high
+        high, piece = low, 2 * piece
+
+
+def _ends(text: Any, last: Any, low: int, high: int) -> Any:
+    """Where the token before is `last` and something follows."""
+    ends = (text[low - 1 : high - 1] == last).nonzero()[0] + low
+    return ends[text[ends] >= 0]
+
+
+def _narrow(text: Any, ends: Any, wanted: Any, at: int) -> Any:
+    ends = ends[ends > at]
+    return ends[text[ends - at - 1] == wanted[at]]

@@ -1,0 +1,18 @@
+"""What a match is."""
+
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+Prefer = Literal["recent", "frequent"]
+
+VOTERS = 64
+
+
+class Match(NamedTuple):
+    """Per row: `tokens` [rows, draft] of the text's dtype, -1 after the first `count` [rows] int32, and how many tokens
+    matched, `length` [rows] int32, 0 where nothing did."""
+
+    tokens: Tensor
+    count: Tensor
+    length: Tensor
