@@ -1,0 +1,156 @@
+"""From the rows of a real run to a workload: the same sessions by the same agents, and what was foreseen of them.
+
+What the predictors offered is an input: which calls were foreseen and how early, and how much ran for nothing. What the
+foreseen calls gain, whether they are run at all, and what stays in the cache, is the model's to say.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import pairwise
+from statistics import fmean, median
+
+import msgspec
+
+from bench.replay.records import Block, Call, Task
+from bench.replay.records import Turn as Played
+from bench.replay.simulate.workload import Guess, Moment, Session, Turn, Use
+from sglang_paste.config import Policy
+
+HITS = ("reused", "joined", "promoted")
+# What the odds of a foreseen call are taken for where the rows do not say.
+SURE = 0.9
+
+
+class Habit(msgspec.Struct, frozen=True, kw_only=True):
+    """Guesses that were wrong, for each call that was made: how many, and the odds and seconds of some of them."""
+
+    per_call: float = 0.0
+    samples: tuple[tuple[float, float], ...] = ()
+
+
+def queues(tasks: Sequence[Task], block: Block, seed: int = 0) -> list[list[Session]]:
+    """The sessions of each agent, in the order in which it played them."""
+    habit = _habit(tasks, block)
+    chance = random.Random(seed)
+    lost = _lost(tasks)
+    shared = _shared(tasks)
+    rest = _pause(tasks)
+    closed = block.place.setting.rate is None
+    found: dict[tuple[int, str], list[Session]] = defaultdict(list)
+    for task in sorted(tasks, key=lambda task: task.began_at):
+        session = _session(task, habit, chance, lost, shared[task.source], rest)
+        if closed:
+            found[task.agent, ""].append(session)
+        else:
+            found[0, task.session].append(msgspec.structs.replace(session, begins=task.began_at))
+    return list(found.values())
+
+
+def policies(tasks: Sequence[Task], concurrency: int = 64) -> dict[str, Policy]:
+    """Tools as the replay declares them: reads and writes of the session's own state."""
+    effects = {call.tool: call.effect for task in tasks for call in task.calls}
+    state = ("session:state",)
+    return {
+        tool: Policy(
+            effect=effect,
+            reads=() if effect == "pure" else state,
+            writes=state if effect == "write" else (),
+            observes="local",
+            speculate=True,
+            concurrency=concurrency,
+        )
+        for tool, effect in effects.items()
+    }
+
+
+def _session(task: Task, habit: Habit, chance: random.Random, lost: int, shared: int, pause: float) -> Session:
+    turns = []
+    for number, turn in enumerate(task.turns):
+        before = task.turns[number - 1] if number else None
+        uses = tuple(_use(call, turn, before, habit, chance) for call in turn.calls)
+        known = before.prompt + before.output - lost if before else shared
+        turns.append(
+            Turn(
+                prompt=turn.prompt,
+                output=max(turn.output, 1),
+                steps=turn.steps,
+                fresh=max(turn.prompt - known, 1),
+                uses=uses,
+            )
+        )
+    return Session(
+        id=task.session,
+        source=task.source,
+        domain=task.domain,
+        recurring=task.recurring,
+        turns=tuple(turns),
+        shared=min(shared, turns[0].prompt - 1),
+        pause=pause,
+    )
+
+
+def _use(call: Call, turn: Played, before: Played | None, habit: Habit, chance: random.Random) -> Use:
+    guesses = [_right(call, turn, before)] if call.outcome in HITS else []
+    for _ in range(_count(habit.per_call, chance) if habit.samples else 0):
+        probability, seconds = chance.choice(habit.samples)
+        guesses.append(Guess(moment="turn", probability=probability, right=False, seconds=seconds))
+    return Use(tool=call.tool, seconds=call.duration_s, effect=call.effect, guesses=tuple(guesses))
+
+
+def _right(call: Call, turn: Played, before: Played | None) -> Guess:
+    """When a call was foreseen that a client did not wait for in full: as it was written, where the lead is no longer
+    than that takes, with the result before, where it is no longer than the turn, or else even earlier."""
+    lead = call.duration_s - call.latency_s
+    whole = turn.ttft_s + turn.generation_s
+    pace = turn.generation_s / max(turn.output, 1)
+    moment: Moment = (
+        "stream" if lead <= turn.generation_s / 2 else "turn" if lead <= whole or before is None else "ahead"
+    )
+    tokens = round(max(lead, 0.0) / pace) if moment == "stream" and pace else 4
+    return Guess(moment=moment, probability=SURE, right=True, seconds=call.duration_s, tokens=min(tokens, turn.output))
+
+
+def _habit(tasks: Sequence[Task], block: Block) -> Habit:
+    calls = sum(len(task.calls) for task in tasks)
+    wrong = [each for each in block.early if each.end not in ("claimed", "failed")]
+    if not calls or not wrong:
+        return Habit()
+    return Habit(
+        per_call=len(wrong) / calls,
+        samples=tuple((each.probability or SURE, max(each.run_s, 1e-3)) for each in wrong[:4096]),
+    )
+
+
+def _lost(tasks: Sequence[Task]) -> int:
+    """Tokens of a turn that the next does not find, where nothing was evicted: what is written otherwise when the
+    answer is part of the prompt."""
+    gaps = [
+        before.prompt + before.output - after.cached
+        for task in tasks
+        for before, after in pairwise(task.turns)
+        if after.cached > before.prompt / 2
+    ]
+    return max(round(median(gaps)), 0) if gaps else 0
+
+
+def _shared(tasks: Sequence[Task]) -> dict[str, int]:
+    """Tokens that all sessions of a source begin with: what the first turn of most finds."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for task in tasks:
+        found[task.source].append(task.turns[0].cached)
+    return {source: round(median(cached)) for source, cached in found.items()}
+
+
+def _pause(tasks: Sequence[Task]) -> float:
+    """Seconds of a task that are in none of its turns, for each turn."""
+    rest = [
+        (task.task_s - sum(turn.ttft_s + turn.generation_s + turn.tools_s for turn in task.turns)) / len(task.turns)
+        for task in tasks
+    ]
+    return max(fmean(rest), 0.0) if rest else 0.0
+
+
+def _count(mean: float, chance: random.Random) -> int:
+    whole = int(mean)
+    return whole + (chance.random() < mean - whole)
