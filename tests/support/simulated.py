@@ -17,6 +17,7 @@ SERVICE = Service(
     turn=0.005,
     call=0.003,
     claim=0.001,
+    pause=0.0,
     pool=100_000,
     chunk=512,
     running=32,

@@ -56,7 +56,9 @@ def measure(blocks: Sequence[Block], known: Measured | None = None) -> Measured:
     )
 
 
-def service(stock: Measured, drafts: Measured | None, calls: Mapping[Run, Sequence[Call]], pool: int) -> Service:
+def service(
+    stock: Measured, drafts: Measured | None, calls: Mapping[Run, Sequence[Call]], pause: float, pool: int
+) -> Service:
     """One server's times; `calls` are those that clients made, by run."""
     plain = [call.latency_s - call.duration_s for call in calls.get("A", ())]
     reused = [call.latency_s for run in ("B", "F") for call in calls.get(run, ()) if call.outcome == "reused"]
@@ -69,10 +71,18 @@ def service(stock: Measured, drafts: Measured | None, calls: Mapping[Run, Sequen
         turn=stock.turn,
         call=call,
         claim=min(median(reused), call) if reused else call,
+        pause=pause,
         pool=pool,
         chunk=CHUNK,
         running=RUNNING,
     )
+
+
+def pause(tasks: Sequence[Task]) -> float:
+    """Seconds of the tasks that are in none of their turns, for each turn."""
+    turns = [turn for task in tasks for turn in task.turns]
+    inside = sum(turn.ttft_s + turn.generation_s + turn.tools_s for turn in turns)
+    return max(sum(task.task_s for task in tasks) - inside, 0.0) / max(len(turns), 1)
 
 
 def _equations(turns: Sequence[Turn], prefill: Array) -> tuple[Array, Array, Array, Array]:

@@ -23,4 +23,5 @@ def nonnegative(rows: Array, targets: Array, sweeps: int = 20_000) -> Array:
             found[each] = max(rest / gram[each, each], 0.0)
         if np.abs(found - before).max() <= 1e-12 * max(1.0, np.abs(found).max()):
             break
-    return found / scale
+    unscaled: Array = found / scale
+    return unscaled

@@ -8,7 +8,7 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
-from statistics import fmean, median
+from statistics import median
 
 import msgspec
 
@@ -35,11 +35,10 @@ def queues(tasks: Sequence[Task], block: Block, seed: int = 0) -> list[list[Sess
     chance = random.Random(seed)
     lost = _lost(tasks)
     shared = _shared(tasks)
-    rest = _pause(tasks)
     closed = block.place.setting.rate is None
     found: dict[tuple[int, str], list[Session]] = defaultdict(list)
     for task in sorted(tasks, key=lambda task: task.began_at):
-        session = _session(task, habit, chance, lost, shared[task.source], rest)
+        session = _session(task, habit, chance, lost, shared[task.source])
         if closed:
             found[task.agent, ""].append(session)
         else:
@@ -64,7 +63,7 @@ def policies(tasks: Sequence[Task], concurrency: int = 64) -> dict[str, Policy]:
     }
 
 
-def _session(task: Task, habit: Habit, chance: random.Random, lost: int, shared: int, pause: float) -> Session:
+def _session(task: Task, habit: Habit, chance: random.Random, lost: int, shared: int) -> Session:
     turns = []
     for number, turn in enumerate(task.turns):
         before = task.turns[number - 1] if number else None
@@ -86,7 +85,6 @@ def _session(task: Task, habit: Habit, chance: random.Random, lost: int, shared:
         recurring=task.recurring,
         turns=tuple(turns),
         shared=min(shared, turns[0].prompt - 1),
-        pause=pause,
     )
 
 
@@ -140,15 +138,6 @@ def _shared(tasks: Sequence[Task]) -> dict[str, int]:
     for task in tasks:
         found[task.source].append(task.turns[0].cached)
     return {source: round(median(cached)) for source, cached in found.items()}
-
-
-def _pause(tasks: Sequence[Task]) -> float:
-    """Seconds of a task that are in none of its turns, for each turn."""
-    rest = [
-        (task.task_s - sum(turn.ttft_s + turn.generation_s + turn.tools_s for turn in task.turns)) / len(task.turns)
-        for task in tasks
-    ]
-    return max(fmean(rest), 0.0) if rest else 0.0
 
 
 def _count(mean: float, chance: random.Random) -> int:

@@ -39,7 +39,7 @@ def play(
     route = _router(servers, fleet.routing)
     tasks: list[Task] = []
     for agent, queue in enumerate(queues):
-        env.process(_agent(env, place, agent, deque(queue), route, fleet.hop, tasks))
+        env.process(_agent(env, place, agent, deque(queue), route, fleet.hop, service.pause, tasks))
     env.run()
     return [*tasks, _block(place, env.now, servers)]
 
@@ -61,6 +61,7 @@ def _agent(
     sessions: deque[Session],
     route: Callable[[Session], Server],
     hop: float,
+    pause: float,
     tasks: list[Task],
 ) -> Generator[simpy.Event, Any, None]:
     while sessions:
@@ -71,7 +72,7 @@ def _agent(
         for number in range(len(session.turns)):
             yield env.timeout(hop)
             turns.append((yield env.process(route(session).turn(session, number))))
-            yield env.timeout(session.pause)
+            yield env.timeout(pause)
         tasks.append(
             Task(
                 place=place,

@@ -11,7 +11,7 @@ import simpy
 from bench.replay.records import Call
 from bench.replay.records import Turn as Played
 from bench.replay.simulate.engine import Engine, Request
-from bench.replay.simulate.side import Side
+from bench.replay.simulate.side import Process, Side
 from bench.replay.simulate.workload import Features, Guess, Moment, Service, Session
 from sglang_paste.calls import DEFAULT_TENANT, SessionId
 from sglang_paste.config import Limits, Policy
@@ -77,9 +77,8 @@ class Server:
         ended = env.now
         calls: list[Call] = []
         if turn.uses:
-            waits = [env.process(self._call(session, number, place)) for place in range(len(turn.uses))]
+            waits = [env.process(self._call(session, number, place, calls)) for place in range(len(turn.uses))]
             yield env.all_of(waits)
-            calls = [wait.value for wait in waits]
         self._guess(session, number + 1, ("turn", "ahead"))
         return Played(
             sent_at=sent,
@@ -93,7 +92,7 @@ class Server:
             calls=tuple(calls),
         )
 
-    def _tokenise(self, session: str, prompt: int) -> Generator[simpy.Event, Any, None]:
+    def _tokenise(self, session: str, prompt: int) -> Process:
         """On one core for all: the whole conversation, or what is new where sessions are kept."""
         tokens = prompt - self._kept.get(session, 0) if self.features.sessions else prompt
         with self._tokenizer.request() as turn:
@@ -101,12 +100,11 @@ class Server:
             yield self._env.timeout(self.service.tokenise * max(tokens, 0))
         self._kept[session] = prompt
 
-    def _call(self, session: Session, number: int, place: int) -> Generator[simpy.Event, Any, Call]:
+    def _call(self, session: Session, number: int, place: int, calls: list[Call]) -> Process:
         use, began = session.turns[number].uses[place], self._env.now
         how = yield from self.side.call(session.id, _name(session, number, place), use)
-        return Call(
-            tool=use.tool, effect=use.effect, outcome=how, latency_s=self._env.now - began, duration_s=use.seconds
-        )
+        waited = self._env.now - began
+        calls.append(Call(tool=use.tool, effect=use.effect, outcome=how, latency_s=waited, duration_s=use.seconds))
 
     def _started(self, session: Session, number: int, rid: str) -> None:
         turn = session.turns[number]

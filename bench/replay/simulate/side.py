@@ -6,6 +6,7 @@ from typing import Any
 
 import simpy
 
+from bench.replay.records import Outcome as RecordedOutcome
 from bench.replay.simulate.workload import Guess, Service, Use
 from sglang_paste.calls import DEFAULT_TENANT, Arguments, SessionId, ToolCall
 from sglang_paste.config import Limits, Policy
@@ -127,7 +128,7 @@ class Side:
             self.ledger.cancel(over, now, "superseded")
             self._drop([over])
 
-    def call(self, session: str, name: str, use: Use) -> Generator[simpy.Event, Any, str]:
+    def call(self, session: str, name: str, use: Use) -> Generator[simpy.Event, Any, RecordedOutcome]:
         """An authoritative call; returns what became of it once its result is here."""
         env = self._env
         yield env.timeout(self._service.claim)

@@ -52,7 +52,9 @@ def service_of(blocks: dict[Place, tuple[list[Task], Block]], pool: int) -> Serv
     calls: dict[Run, list[Call]] = {}
     for place, (tasks, _) in blocks.items():
         calls.setdefault(place.run, []).extend(call for task in tasks for call in task.calls)
-    return calibrate.service(plain, calibrate.measure(drafts, plain) if drafts else None, calls, pool)
+    with_drafts = calibrate.measure(drafts, plain) if drafts else None
+    between = calibrate.pause([task for tasks in stock for task in tasks])
+    return calibrate.service(plain, with_drafts, calls, between, pool)
 
 
 def _setting(

@@ -43,7 +43,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
     """A task. `shared` tokens at its front are those of all sessions like it, and always in the cache. It comes at
-    `begins` at the earliest; after each turn the client takes `pause` seconds before it sends the next."""
+    `begins` at the earliest."""
 
     id: str
     domain: str
@@ -52,7 +52,6 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     recurring: bool = False
     shared: int = 0
     begins: float = 0.0
-    pause: float = 0.0
 
 
 class Features(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,7 +102,8 @@ class Prefill(msgspec.Struct, frozen=True, kw_only=True):
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
     """The service times of one server. `verify` is a decode step with drafts; `tokenise` seconds a token, on one core
-    for all; `turn` and `call` what a turn and a call take besides. `pool` is the KV cache, `chunk` what is prefilled
+    for all; `turn` and `call` what a turn and a call take besides, `claim` what a call that finds its result takes, and
+    `pause` what the client takes between turns. `pool` is the KV cache, `chunk` what is prefilled
     at once, both in tokens; `running` how many requests decode at once."""
 
     prefill: Prefill
@@ -113,6 +113,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     turn: float
     call: float
     claim: float
+    pause: float
     pool: int
     chunk: int
     running: int
