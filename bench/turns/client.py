@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from bench.turns.probe import SCRIPT
+from bench.forced import FORCED_IDS
 from bench.turns.script import Script
 from bench.turns.session import TOOLS
 
@@ -100,7 +100,7 @@ class Agent:
             "max_tokens": len(tokens),
             "stream": True,
             "stream_options": {"include_usage": True},
-            "custom_params": {SCRIPT: tokens},
+            "custom_params": {FORCED_IDS: tokens},
         }
         return json.dumps(body).encode()
 

@@ -1,7 +1,6 @@
 """A server of the bench: stock SGLang or the same with more flags, with the probe in its processes."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,16 +12,17 @@ from pathlib import Path
 import httpx
 import msgspec
 
+from bench.forced import PLUGIN
+from bench.forced.launch import ROOT, environment
 from bench.ports import free_ports
 from bench.turns.client import Encode
 from bench.turns.probe import FOLDER
+from bench.turns.probe import PLUGIN as PROBE
 from bench.turns.stamps import Stamps
 
-ROOT = Path(__file__).parents[2]
 MODEL = ROOT / ".cache" / "models" / "tiny"
 OURS = ("--enable-tool-speculation",)
 DEADLINE_S = 300.0
-_PLUGIN = "bench_turns-0.dist-info"
 
 
 class Server(msgspec.Struct, frozen=True):
@@ -52,14 +52,14 @@ def servers(folder: Path, pool: int, extra: dict[str, Sequence[str]], **variable
     try:
         for side, arguments in extra.items():
             own = folder / f"{side}-{pool}"
-            environment = probed(own) | variables
             port, gateway = free_ports(2)
             command = [*_command(port, pool), *arguments]
             if OURS[0] in arguments:
                 command += ["--tool-gateway-port", str(gateway), "--tool-state-dir", str(own / "state")]
+            inside = probed(own) | variables
             with (own / "log").open("wb") as log:
                 processes.append(
-                    subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+                    subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=inside)
                 )
             running.append(Server(side, port, own))
         for server, process in zip(running, processes, strict=True):
@@ -96,17 +96,10 @@ def _command(port: int, pool: int) -> list[str]:
 
 
 def probed(folder: Path) -> dict[str, str]:
-    """The environment of a server with the probe in it, found by its entry point; it writes to `folder`."""
-    plugin, stamps = folder / "plugin" / _PLUGIN, folder / "stamps"
-    for each in (plugin, stamps):
-        each.mkdir(parents=True)
-    (plugin / "METADATA").write_text("Metadata-Version: 2.1\nName: bench-turns\nVersion: 0\n")
-    (plugin / "entry_points.txt").write_text("[sglang.srt.plugins]\nbench_turns = bench.turns.probe:register\n")
-    own = {name: value for name, value in os.environ.items() if not name.startswith("SGLANG_")}
-    paths = [str(plugin.parent), str(ROOT), *filter(None, [own.get("PYTHONPATH")])]
-    # Two threads on two cores that others use as well wait for each other most of the time.
-    ours = {"SGLANG_USE_CPU_ENGINE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return own | ours | {"PYTHONPATH": os.pathsep.join(paths), FOLDER: str(stamps)}
+    """The environment of a server with the probe in it; it writes to `folder`."""
+    stamps = folder / "stamps"
+    stamps.mkdir(parents=True)
+    return environment(folder, PROBE, PLUGIN, **{FOLDER: str(stamps)})
 
 
 def _wait_healthy(server: Server, process: subprocess.Popen[bytes]) -> None:
