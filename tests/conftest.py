@@ -12,6 +12,7 @@ from real_server import Server, running_server
 
 VERDICT = pytest.StashKey[int]()
 SLOW = ("host", "e2e", "chaos")
+SERVER = "server"
 
 if importlib.util.find_spec("sglang_paste_cpu"):
     os.environ |= {"SGLANG_USE_CPU_ENGINE": "1", "HF_HUB_OFFLINE": "1"}
@@ -22,9 +23,17 @@ settings.register_profile("paste", deadline=None, derandomize="CI" in os.environ
 settings.load_profile("paste")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A mistake shows before a server is started for it."""
+    """A mistake shows before a server is started for it. Where several processes share the work, the tests of one
+    server stay together, as those of one file do, and begin at once: they take longest."""
     items.sort(key=lambda item: max((SLOW.index(m) + 1 for m in SLOW if item.get_closest_marker(m)), default=0))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        for item in items:
+            group = SERVER if SERVER in item.fixturenames else item.location[0]
+            if not item.get_closest_marker("spread"):
+                item.add_marker(pytest.mark.xdist_group(group))
+        items.sort(key=lambda item: SERVER not in item.fixturenames)
 
 
 @pytest.fixture(scope="session")
