@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from xml.sax.saxutils import escape
 
 from sglang_paste.mine.evaluate import MINED, Key, Side
 from sglang_paste.mine.score import BINS, Reliability, Tally
+from sglang_paste.observe.svg import element, line, text
 
 _SIZE, _GAP_X, _GAP_Y, _LEFT, _TOP, _BARS = 180, 72, 84, 48, 84, 30
 _PER_ROW = 5
@@ -30,11 +30,9 @@ def reliability(tallies: Mapping[Key, Tally]) -> str:
     body = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">',
         f'<style>{_STYLE}</style><rect width="100%" height="100%" fill="white"/>',
-        _text(_LEFT, 26, "How often the best candidate was right, by its probability", kind="title"),
-        _text(
-            _LEFT,
-            44,
-            "In per cent. On the dashed line the probability can be trusted. Whiskers: 95 %. Bars: how many.",
+        text(_LEFT, 26, "How often the best candidate was right, by its probability", class_="title"),
+        text(
+            _LEFT, 44, "In per cent. On the dashed line the probability can be trusted. Whiskers: 95 %. Bars: how many."
         ),
     ]
     for number, (title, bins) in enumerate(panels):
@@ -46,24 +44,24 @@ def reliability(tallies: Mapping[Key, Tally]) -> str:
 
 def _panel(title: str, bins: Reliability) -> Iterator[str]:
     error, total, most = bins.error or 0.0, sum(bins.counts), max(bins.counts)
-    yield _text(0, -8, title, kind="title")
+    yield text(0, -8, title, class_="title")
     for tick in (0.0, 0.5, 1.0):
         at = tick * _SIZE
-        yield _line(0, _SIZE - at, _SIZE, _SIZE - at, _GRID)
-        yield _line(at, 0, at, _SIZE, _GRID)
-        yield _text(-6, _SIZE - at + 4, f"{100 * tick:.0f}", anchor="end")
-        yield _text(at, _SIZE + _BARS + 16, f"{100 * tick:.0f}", anchor="middle")
-    yield _line(0, _SIZE, _SIZE, 0, _SOFT, dashes="4 4")
+        yield line(0, _SIZE - at, _SIZE, _SIZE - at, stroke=_GRID)
+        yield line(at, 0, at, _SIZE, stroke=_GRID)
+        yield text(-6, _SIZE - at + 4, f"{100 * tick:.0f}", anchor="end")
+        yield text(at, _SIZE + _BARS + 16, f"{100 * tick:.0f}", anchor="middle")
+    yield line(0, _SIZE, _SIZE, 0, stroke=_SOFT, stroke_dasharray="4 4")
     points = list(_points(bins))
     yield f'<polyline fill="none" stroke="{_LINE}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y, _, _ in points)}"/>'
     for x, y, share, (low, high) in points:
-        yield _line(x, (1 - high) * _SIZE, x, (1 - low) * _SIZE, _LINE)
-        yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{2.5 + 6 * math.sqrt(share):.1f}" fill="{_LINE}" opacity="0.75"/>'
+        yield line(x, (1 - high) * _SIZE, x, (1 - low) * _SIZE, stroke=_LINE)
+        yield element("circle", cx=x, cy=y, r=2.5 + 6 * math.sqrt(share), fill=_LINE, opacity="0.75")
     for place, count in enumerate(bins.counts):
         high = (_BARS - 4) * count / most
         x, wide = place * _SIZE / BINS + 1, _SIZE / BINS - 2
-        yield f'<rect x="{x:.1f}" y="{_SIZE + _BARS - high:.1f}" width="{wide}" height="{high:.1f}" fill="{_FILL}"/>'
-    yield _text(_SIZE / 2, _SIZE + _BARS + 34, f"ECE {100 * error:.1f} %, n = {total:,}", anchor="middle")
+        yield element("rect", x=x, y=_SIZE + _BARS - high, width=wide, height=high, fill=_FILL)
+    yield text(_SIZE / 2, _SIZE + _BARS + 34, f"ECE {100 * error:.1f} %, n = {total:,}", anchor="middle")
 
 
 def _points(bins: Reliability) -> Iterator[tuple[float, float, float, tuple[float, float]]]:
@@ -71,21 +69,12 @@ def _points(bins: Reliability) -> Iterator[tuple[float, float, float, tuple[floa
     total = sum(bins.counts)
     for count, probability, hits in zip(bins.counts, bins.sums, bins.hits, strict=True):
         if count:
-            yield probability / count * _SIZE, (1 - hits / count) * _SIZE, count / total, _wilson(hits, count)
+            yield probability / count * _SIZE, (1 - hits / count) * _SIZE, count / total, wilson(hits, count)
 
 
-def _wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
+def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson's 95 % interval of a share."""
     share, spread = hits / count, z * z / count
     middle = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / count + spread / (4 * count))
     return max(middle - half, 0.0), min(middle + half, 1.0)
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, color: str, dashes: str = "none") -> str:
-    place = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
-    return f'<line {place} stroke="{color}" stroke-dasharray="{dashes}"/>'
-
-
-def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> str:
-    return f'<text x="{x}" y="{y}" class="{kind}" text-anchor="{anchor}">{escape(text)}</text>'

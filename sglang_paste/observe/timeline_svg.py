@@ -1,7 +1,6 @@
 """The lanes of one task as inline SVG: pure drawing, everything from outside is escaped."""
 
 import html
-import math
 import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -10,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from sglang_paste.observe.spans import Lane, Span
+from sglang_paste.observe.svg import round_step
 
 WIDTH = 1352
 LEFT = 150
@@ -223,17 +223,11 @@ def _mark(kind: str, x: float, y: float) -> str:
 
 
 def _axis(longest: float, scale: float, bottom: float) -> Iterator[str]:
-    step = _step(longest, 90 / scale)
+    step = round_step(90 / scale)
     for at in range(int(longest / step + 1e-9) + 1):
         x = LEFT + at * step * scale
         yield f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="20" y2="{bottom:.1f}"/>'
         yield f'<text class="tick" x="{x:.1f}" y="14" text-anchor="middle">{at * step:.6g} s</text>'
-
-
-def _step(longest: float, least: float) -> float:
-    """The smallest of 1, 2, 5 times a power of ten that is at least `least`."""
-    base = 10.0 ** math.floor(math.log10(max(least, 1e-6)))
-    return next((base * by for by in (1, 2, 5) if base * by >= least), base * 10)
 
 
 def seconds(value: float) -> str:

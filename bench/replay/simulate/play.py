@@ -1,7 +1,7 @@
 """Agents that play sessions on simulated servers, and the rows that come of it: the same as of a real replay."""
 
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from bench.replay.records import Block, Early, End, Place, Row, Task
 from bench.replay.records import Turn as Played
 from bench.replay.simulate.server import Options, Server
 from bench.replay.simulate.workload import FEATURES, Service, Session
+from sglang_paste.calls import SessionId
 from sglang_paste.speculate.entries import Entry
 
 Routing = Literal["affine", "least loaded"]
@@ -41,7 +42,9 @@ def play(
     for agent, queue in enumerate(queues):
         env.process(_agent(env, place, agent, deque(queue), route, fleet.hop, service.pause, tasks))
     env.run()
-    return [*tasks, _block(place, env.now, servers)]
+    block = _block(place, env.now, servers)
+    wasted = Counter(entry.session for server in servers for entry in server.side.early if entry.state != "claimed")
+    return [*(msgspec.structs.replace(task, early=wasted[SessionId(task.session)]) for task in tasks), block]
 
 
 def _router(servers: Sequence[Server], routing: Routing) -> Callable[[Session], Server]:
