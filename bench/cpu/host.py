@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 TINY = {
@@ -144,6 +145,21 @@ def extension(runner: Any, batch: Any, tokens: Sequence[int]) -> Callable[[], An
     req.full_untruncated_fill_ids.extend(tokens)
     req.prefix_len, req.extend_end = known, known + len(tokens)
     _, forward = _extend([req], runner)
+    return lambda: _run(runner, forward)[1]
+
+
+def verification(runner: Any, batch: Any, tokens: Sequence[int]) -> Callable[[], Any]:
+    """What verifies `tokens`, a chain of drafts behind the one request of `batch`, and returns the logits of each."""
+    from sglang.srt.model_executor.forward_batch_info import ForwardMode
+
+    (req,) = batch.reqs
+    known = len(req.full_untruncated_fill_ids)
+    req.full_untruncated_fill_ids.extend(tokens)
+    req.prefix_len, req.extend_end = known, known + len(tokens)
+    _, forward = _extend([req], runner)
+    forward.forward_mode = ForwardMode.TARGET_VERIFY
+    forward.seq_lens, forward.seq_lens_cpu = forward.seq_lens - len(tokens), forward.seq_lens_cpu - len(tokens)
+    forward.spec_info = SimpleNamespace(draft_token_num=len(tokens), custom_mask=None, is_draft_input=lambda: False)
     return lambda: _run(runner, forward)[1]
 
 

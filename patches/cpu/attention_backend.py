@@ -9,7 +9,15 @@ from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 from sglang.srt.mem_cache.swa_memory_pool import SWAKVPool
 
 from sglang_paste.errors import ConfigError
-from sglang_paste.patches.cpu.attention_batch import Request, encoder_requests, read, requests_of, windowed
+from sglang_paste.patches.cpu.attention_batch import (
+    Request,
+    Rows,
+    encoder_requests,
+    read,
+    requests_of,
+    rows_of,
+    windowed,
+)
 from sglang_paste.patches.cpu.attention_math import attend, tree_mask
 from sglang_paste.patches.cpu.exact import arm
 
@@ -26,6 +34,7 @@ class PasteCpuBackend(AttentionBackend):  # type: ignore[misc]
         self.sliding_pool = isinstance(self.token_to_kv_pool, SWAKVPool) and self.token_to_kv_pool.swa_layer_nums > 0
         self.swa_out_cache_loc: torch.Tensor | None = None
         self.requests: list[Request] = []
+        self.rows: Rows | None = None
         self.encoder_requests: list[Request] = []
         self.windowed_requests: dict[int, list[Request]] = {}
         self.masks: dict[tuple[int, int | None], torch.Tensor] = {}
@@ -37,6 +46,7 @@ class PasteCpuBackend(AttentionBackend):  # type: ignore[misc]
     def init_forward_metadata(self, forward_batch: Any) -> None:
         """Lay out a batch once, for all layers."""
         self.requests, self.encoder_requests, self.windowed_requests, self.masks = [], [], {}, {}
+        self.rows = None
         self.swa_out_cache_loc = None
         if forward_batch.forward_mode.is_idle():
             return
@@ -44,6 +54,9 @@ class PasteCpuBackend(AttentionBackend):  # type: ignore[misc]
             self.swa_out_cache_loc = self.token_to_kv_pool.translate_loc_from_full_to_swa(forward_batch.out_cache_loc)
         req_to_token = self.req_to_token_pool.req_to_token
         self.requests = requests_of(forward_batch, req_to_token)
+        mode = forward_batch.forward_mode
+        if self.exact and self.exact.single_queries and (mode.is_decode() or mode.is_target_verify()):
+            self.rows = rows_of(self.requests)
         if forward_batch.encoder_lens is not None:
             self.encoder_requests = encoder_requests(self.requests, forward_batch, req_to_token)
 
@@ -85,6 +98,10 @@ class PasteCpuBackend(AttentionBackend):  # type: ignore[misc]
         causal: bool,
         window: int | None,
     ) -> torch.Tensor:
+        if self.rows and self.exact and self.exact.single_queries and requests is self.requests and causal:
+            single = self.exact.single_queries
+            if single.serves(query, keys, values, scale):
+                return single.attend(query, keys, values, self.rows, scale)
         parts = [
             attend(
                 query[request.rows],

@@ -18,6 +18,35 @@ class Request:
     tree: torch.Tensor | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """For each query row the slots of its keys, int32: where their list begins in memory, and how many they are."""
+
+    addresses: torch.Tensor
+    counts: torch.Tensor
+    lists: tuple[torch.Tensor, ...]
+
+    @classmethod
+    def over(cls, lists: list[torch.Tensor], counts: list[int] | None = None) -> "Rows":
+        """Rows with a list each, of which they use the first `counts`, or all."""
+        addresses = torch.tensor([slots.data_ptr() for slots in lists])
+        return cls(addresses, torch.tensor(counts or [slots.numel() for slots in lists]), tuple(lists))
+
+
+def rows_of(requests: list[Request]) -> Rows:
+    """The rows of a decode or verify batch, each with the keys it would have if its tokens were decoded one by one."""
+    lists: list[torch.Tensor] = []
+    counts: list[int] = []
+    for request in requests:
+        slots, count = _listed(request.slots), request.rows.stop - request.rows.start
+        prefix, drafts = slots[:-count], slots[-count:]
+        for row, seen in enumerate(_seen(request.tree, count)):
+            straight = seen == list(range(row + 1))
+            lists.append(slots if straight else torch.cat([prefix, drafts[seen]]))
+            counts.append(prefix.numel() + len(seen))
+    return Rows.over(lists, counts)
+
+
 def requests_of(batch: Any, req_to_token: torch.Tensor) -> list[Request]:
     """The requests of an extend, decode or verify batch, with the keys of self-attention."""
     encoder = [0] * batch.batch_size if batch.encoder_lens is None else batch.encoder_lens.tolist()
@@ -95,6 +124,19 @@ def _trees(spec: Any, lengths: list[int]) -> tuple[list[int], list[torch.Tensor 
             "it must hold drafts × drafts per request, or drafts × (prefix + drafts)."
         )
     return counts, list(flat[: size * drafts * drafts].view(size, drafts, drafts).unbind())
+
+
+def _seen(tree: torch.Tensor | None, drafts: int) -> list[list[int]]:
+    """Which drafts each of them sees, itself included."""
+    if tree is None:
+        return [list(range(row + 1)) for row in range(drafts)]
+    return [[index for index, seen in enumerate(row) if seen] for row in tree.tolist()]
+
+
+def _listed(slots: Slots) -> torch.Tensor:
+    if isinstance(slots, slice):
+        return torch.arange(slots.start, slots.stop, dtype=torch.int32)
+    return slots.to(torch.int32).contiguous()
 
 
 def _last(request: Request, window: int) -> torch.Tensor:

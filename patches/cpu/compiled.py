@@ -31,6 +31,7 @@ BUILDS = {
     "AVX2": Build(Path(__file__).with_name("kernels_avx2.c"), ("-mavx2", "-mfma", "-mtune=native")),
     "AVX512": Build(Path(__file__).with_name("kernels_avx512.c"), ("-march=native", "-mprefer-vector-width=512")),
 }
+ATTENTION = {"AVX2": Build(Path(__file__).with_name("attention_avx2.c"), (*BUILDS["AVX2"].flags, "-lm"))}
 
 
 def load_library(build: Build) -> ctypes.CDLL | None:
@@ -87,7 +88,15 @@ def _fingerprint(build: Build, compiler: str) -> str:
     lines = cpu.read_text().splitlines() if cpu.exists() else [platform.processor()]
     features = next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
     binary = Path(compiler).resolve().stat()
-    parts = (build.source.read_bytes(), repr(FLAGS + build.flags), compiler, str(binary.st_mtime_ns), features)
+    headers = [path.read_bytes() for path in sorted(build.source.parent.glob("*.h"))]
+    parts: tuple[bytes | str, ...] = (
+        build.source.read_bytes(),
+        *headers,
+        repr(FLAGS + build.flags),
+        compiler,
+        str(binary.st_mtime_ns),
+        features,
+    )
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part if isinstance(part, bytes) else part.encode())

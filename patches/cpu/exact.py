@@ -12,12 +12,14 @@ from collections import Counter
 from typing import Any
 
 import torch
+from sglang.srt.layers.radix_attention import RadixAttention
 from sglang.srt.utils import cpu_has_amx_support
 from torch.nn.functional import silu
 
 from sglang_paste.errors import ConfigError
 from sglang_paste.patches.cpu import llama
-from sglang_paste.patches.cpu.compiled import BUILDS, load_library
+from sglang_paste.patches.cpu.attention_kernel import SingleQueries
+from sglang_paste.patches.cpu.compiled import ATTENTION, BUILDS, load_library
 from sglang_paste.patches.cpu.exact_modules import Part, parts_of
 from sglang_paste.patches.cpu.kernels import Kernels, every_value
 
@@ -30,7 +32,8 @@ _OWNER = "_sglang_paste_exact"
 class Exact:
     """The replaced parts of one model. `arm` and `disarm` can be called again."""
 
-    def __init__(self, parts: list[Part]) -> None:
+    def __init__(self, parts: list[Part], single_queries: SingleQueries | None = None) -> None:
+        self.single_queries = single_queries
         self._parts = parts
         self._before: list[tuple[Part, bool, Any]] = []
 
@@ -79,7 +82,7 @@ def arm(model_runner: Any) -> Exact | None:
     if odd is None:
         stack = llama.LlamaStack(model_runner, kernels, silu(every_value()))
         parts.append(Part("decoder stack", model.model, "forward", stack.replacing(model.model.forward)))
-    exact = Exact(parts)
+    exact = Exact(parts, _single_queries(model, capability, refused))
     exact.arm()
     setattr(model, _OWNER, exact)
     logger.info(
@@ -89,6 +92,19 @@ def arm(model_runner: Any) -> Exact | None:
         ", ".join(refused) or "nothing",
     )
     return exact
+
+
+def _single_queries(model: Any, capability: str, refused: list[str]) -> SingleQueries | None:
+    """The compiled attention, if any of the model's shapes has torch's bits; the others are added to `refused`."""
+    library = load_library(ATTENTION[capability]) if capability in ATTENTION else None
+    if library is None:
+        return None
+    single = SingleQueries(library)
+    layers = [layer for layer in model.modules() if isinstance(layer, RadixAttention)]
+    shapes = {(layer.tp_q_head_num, layer.tp_k_head_num, layer.qk_head_dim, layer.scaling) for layer in layers}
+    odd = [shape for shape in shapes if not single.gives_the_bits(*shape)]
+    refused += [f"attention of {heads} heads of {dim}" for heads, _, dim, _ in odd]
+    return single if len(odd) < len(shapes) else None
 
 
 def why_not(model_runner: Any) -> str | None:

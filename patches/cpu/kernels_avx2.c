@@ -5,11 +5,8 @@
    sums 32 apart, then 16, 8, 4, 2 and 1. Inputs beyond the last 64 go to 8 sums, likewise added up. The order depends
    neither on how many rows there are nor on who computes them. */
 
-#include <immintrin.h>
-#include <stdint.h>
-#include <string.h>
+#include "avx2.h"
 
-#define LANES 8
 #define PAIR 16 /* inputs that are loaded at once: as floats, a vector of even and one of odd elements */
 #define PAIRS 4
 #define TURN 64    /* inputs until a sum gets its next */
@@ -19,47 +16,7 @@
 #define BLOCK 4    /* rows of a tile */
 #define BAND 48    /* rows that go over all weights while they are in the cache */
 #define PARTS 4    /* vectors that torch adds up apart */
-#define AHEAD 1024 /* weights between what is read and what is fetched */
-
-typedef uint16_t bf16;
-typedef __m256 floats;
-typedef __m256i words;
-
-static inline float widen(bf16 x) {
-    uint32_t bits = (uint32_t)x << 16;
-    float value;
-    memcpy(&value, &bits, 4);
-    return value;
-}
-
-static inline words load(const bf16 *x) { return _mm256_loadu_si256((const words *)x); }
-static inline floats even(words pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)); }
-static inline floats odd(words pairs) {
-    return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000)));
-}
-
-static inline floats load_bf16(const bf16 *x) {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)x)), 16));
-}
-
-/* to the nearest bfloat16, ties to even, as the upper halves of words */
-static inline words round_up(floats x) {
-    words bits = _mm256_castps_si256(x);
-    words last = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    words up = _mm256_add_epi32(bits, _mm256_add_epi32(last, _mm256_set1_epi32(0x7fff)));
-    words nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-    return _mm256_blendv_epi8(up, _mm256_set1_epi32(0x7fc00000), nan);
-}
-
-static inline floats rounded(floats x) {
-    return _mm256_castsi256_ps(_mm256_and_si256(round_up(x), _mm256_set1_epi32((int)0xffff0000)));
-}
-
-static inline void store_bf16(bf16 *out, floats x) {
-    words high = _mm256_srli_epi32(round_up(x), 16);
-    __m128i low = _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
-    _mm_storeu_si128((__m128i *)out, low);
-}
+#define AHEAD 512 /* weights between what is read and what is fetched */
 
 static inline __m128 halves(floats x) { return _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1)); }
 
@@ -96,82 +53,106 @@ static void spread(const bf16 *in, int64_t size, int64_t rows, float *out) {
             }
 }
 
-/* One vector of the sums of `rows` x `outs` outputs. `next` are weights to fetch along. */
-static inline __attribute__((always_inline)) void sums(const float *in, const bf16 *weight, int64_t size,
-                                                       const bf16 *next, floats *sum, const int parity, const int rows,
-                                                       const int outs) {
-    for (int i = 0; i < rows * outs; i++) sum[i] = _mm256_setzero_ps();
-    for (int64_t t = 0; t < size / TURN; t++) {
-        floats some[TILE];
-        for (int o = 0; o < outs; o++) {
-            words pairs = load(weight + o * size + t * TURN);
-            some[o] = parity ? odd(pairs) : even(pairs);
-        }
-        _mm_prefetch((const char *)(next + t * outs * LANES), _MM_HINT_T0);
-        for (int r = 0; r < rows; r++) {
-            floats value = _mm256_loadu_ps(in + (t * rows + r) * LANES);
-            for (int o = 0; o < outs; o++) sum[r * outs + o] = _mm256_fmadd_ps(value, some[o], sum[r * outs + o]);
-        }
-    }
+#define UNROLLED _Pragma("GCC unroll 12")
+
+/* As `odd`, with the mask from memory: in a register it would push out a sum. */
+static inline floats odd_tight(words pairs) {
+    static const uint32_t mask[LANES] = {0xffff0000, 0xffff0000, 0xffff0000, 0xffff0000,
+                                         0xffff0000, 0xffff0000, 0xffff0000, 0xffff0000};
+    words high;
+    __asm__("vpand %2, %1, %0" : "=x"(high) : "x"(pairs), "m"(mask));
+    return _mm256_castsi256_ps(high);
 }
 
+/* One vector of the sums of `rows` x `outs` outputs, to which those in `sum` are added if there are any. `next` are
+   weights to fetch along. */
+static inline __attribute__((always_inline)) void sums(const float *in, const bf16 *weight, int64_t size,
+                                                       const bf16 *next, floats *sum, int any, const int parity,
+                                                       const int rows, const int outs) {
+    floats mine[TILE];
+    UNROLLED
+    for (int i = 0; i < rows * outs; i++) mine[i] = _mm256_setzero_ps();
+    for (int64_t t = 0; t < size / TURN; t++) {
+        floats some[TILE];
+        UNROLLED
+        for (int o = 0; o < outs; o++) {
+            words pairs = load(weight + o * size + t * TURN);
+            some[o] = parity ? odd_tight(pairs) : even(pairs);
+        }
+        _mm_prefetch((const char *)(next + t * outs * LANES), _MM_HINT_T0);
+        UNROLLED
+        for (int r = 0; r < rows; r++) {
+            floats value = _mm256_loadu_ps(in + (t * rows + r) * LANES);
+            __asm__("" : "+x"(value)); /* loaded once, not for each output */
+            UNROLLED
+            for (int o = 0; o < outs; o++) mine[r * outs + o] = _mm256_fmadd_ps(value, some[o], mine[r * outs + o]);
+        }
+    }
+    UNROLLED
+    for (int i = 0; i < rows * outs; i++) sum[i] = any ? _mm256_add_ps(sum[i], mine[i]) : mine[i];
+}
+
+/* Each tile has a function of its own, in which its sums stay in registers. */
+typedef void summing(const float *in, const bf16 *weight, int64_t size, const bf16 *next, floats *sum, int any,
+                     int parity);
+#define SUMS(R, O)                                                                                                  \
+    static __attribute__((noinline)) void sums_##R##_##O(const float *in, const bf16 *weight, int64_t size,         \
+                                                         const bf16 *next, floats *sum, int any, int parity) {      \
+        if (parity)                                                                                                 \
+            sums(in, weight, size, next, sum, any, 1, R, O);                                                        \
+        else                                                                                                        \
+            sums(in, weight, size, next, sum, any, 0, R, O);                                                        \
+    }
+SUMS(2, 4) SUMS(3, 3) SUMS(4, 3) SUMS(2, 1) SUMS(3, 1) SUMS(4, 1)
+#undef SUMS
+
 static inline void finish(const floats (*total)[TILE], const bf16 *rest, const bf16 *weight, int64_t size,
-                          const bf16 *bias, bf16 *out, int64_t stride, const int rows, const int outs) {
+                          const bf16 *bias, bf16 *out, int64_t stride, int rows, int outs) {
     const int64_t whole = size / TURN * TURN;
     float value[TILE];
     bf16 narrow[TILE + LANES];
-    for (int i = 0; i < TILE; i += 4) _mm_storeu_ps(value + i, tree_sums(total[0] + i, total[1] + i));
+    for (int i = 0; i < rows * outs; i += 4) _mm_storeu_ps(value + i, tree_sums(total[0] + i, total[1] + i));
     for (int r = 0; r < rows; r++)
         for (int o = 0; o < outs; o++) {
             float *sum = value + r * outs + o;
-            *sum += rest_sum(rest + r * size + whole, weight + o * size + whole, size - whole);
+            *sum += whole < size ? rest_sum(rest + r * size + whole, weight + o * size + whole, size - whole) : 0;
             if (bias) *sum += widen(bias[o]);
         }
-    for (int i = 0; i < TILE; i += 4) store_bf16(narrow + i, _mm256_castps128_ps256(_mm_loadu_ps(value + i)));
+    for (int i = 0; i < rows * outs; i += 4)
+        store_bf16(narrow + i, _mm256_castps128_ps256(_mm_loadu_ps(value + i)));
     for (int r = 0; r < rows; r++)
         for (int o = 0; o < outs; o++) out[r * stride + o] = narrow[r * outs + o];
 }
 
-static inline __attribute__((always_inline)) void tile(const float *in, const bf16 *rest, const bf16 *weight,
-                                                       int64_t size, const bf16 *bias, bf16 *out, int64_t stride,
-                                                       const int rows, const int outs) {
+static void tile(summing *sums, const float *in, const bf16 *rest, const bf16 *weight, int64_t size, const bf16 *bias,
+                 bf16 *out, int64_t stride, int rows, int outs) {
     const int64_t turns = size / TURN, step = turns * rows * LANES, fetch = turns * outs * LANES;
     const bf16 *next = weight + outs * size;
-    floats total[2][TILE];
+    floats total[2][TILE], other[TILE];
     for (int i = rows * outs; i < TILE; i++) total[0][i] = total[1][i] = _mm256_setzero_ps();
-    for (int parity = 0; parity < 2; parity++)
-        for (int p = 0; p < PAIRS / 2; p++) {
-            const float *x = in + (parity * PAIRS + p) * step;
-            const bf16 *w = weight + p * PAIR;
-            floats near[TILE], far[TILE];
-            if (parity) {
-                sums(x, w, size, next, near, 1, rows, outs);
-                sums(x + PAIRS / 2 * step, w + TURN / 2, size, next + fetch, far, 1, rows, outs);
-            } else {
-                sums(x, w, size, next, near, 0, rows, outs);
-                sums(x + PAIRS / 2 * step, w + TURN / 2, size, next + fetch, far, 0, rows, outs);
-            }
-            next += 2 * fetch;
-            for (int i = 0; i < rows * outs; i++) {
-                near[i] = _mm256_add_ps(near[i], far[i]);
-                total[parity][i] = p ? _mm256_add_ps(total[parity][i], near[i]) : near[i];
-            }
-        }
+    for (int parity = 0; parity < 2; parity++) {
+        const float *x = in + parity * PAIRS * step;
+        /* 32 inputs apart, then 16 */
+        sums(x, weight, size, next, total[parity], 0, parity);
+        sums(x + 2 * step, weight + 2 * PAIR, size, next + fetch, total[parity], 1, parity);
+        sums(x + step, weight + PAIR, size, next + 2 * fetch, other, 0, parity);
+        sums(x + 3 * step, weight + 3 * PAIR, size, next + 3 * fetch, other, 1, parity);
+        for (int i = 0; i < rows * outs; i++) total[parity][i] = _mm256_add_ps(total[parity][i], other[i]);
+        next += PAIRS * fetch;
+    }
     finish(total, rest, weight, size, bias, out, stride, rows, outs);
 }
 
-/* Rows of a block with PANEL outputs, or with fewer one by one. */
+/* Rows of a block with PANEL outputs, or with fewer, of which some may be left to go one by one. */
 static void panel(const float *in, const bf16 *rest, const bf16 *weight, int64_t size, const bf16 *bias, bf16 *out,
-                  int64_t stride, int64_t rows, int64_t count) {
-#define ROWS(R, O)                                                                                               \
-    case R:                                                                                                      \
-        for (; o + O <= count; o += O)                                                                           \
-            tile(in, rest, weight + o * size, size, bias ? bias + o : 0, out + o, stride, R, O);                 \
-        for (; o < count; o++) tile(in, rest, weight + o * size, size, bias ? bias + o : 0, out + o, stride, R, 1); \
-        return;
-    int64_t o = 0;
-    switch (rows) { ROWS(2, 6) ROWS(3, 4) ROWS(4, 3) }
-#undef ROWS
+                  int64_t stride, int rows, int64_t count) {
+    summing *const one[] = {sums_2_1, sums_3_1, sums_4_1}, *const many[] = {sums_2_4, sums_3_3, sums_4_3};
+    for (int64_t o = 0, outs; o < count; o += outs) {
+        outs = rows == 2 ? 4 : 3;
+        if (o + outs > count) outs = 1;
+        tile(outs == 1 ? one[rows - 2] : many[rows - 2], in, rest, weight + o * size, size, bias ? bias + o : 0, out + o,
+             stride, rows, (int)outs);
+    }
 }
 
 /* Each output alone: its weights are read once, in their order. */
@@ -226,7 +207,7 @@ void paste_linear(const bf16 *in, int64_t rows, int64_t size, const bf16 *weight
         for (int64_t o = 0; o < outs; o += PANEL)
             for (int64_t i = 0; i < blocks; i++)
                 panel(scratch + FIRST(i) * size, in + (start + FIRST(i)) * size, weight + o * size, size,
-                      bias ? bias + o : 0, out + (start + FIRST(i)) * outs + o, outs, FIRST(i + 1) - FIRST(i),
+                      bias ? bias + o : 0, out + (start + FIRST(i)) * outs + o, outs, (int)(FIRST(i + 1) - FIRST(i)),
                       outs - o < PANEL ? outs - o : PANEL);
 #undef FIRST
     }

@@ -29,3 +29,5 @@ def test_text_and_logits_are_those_of_torch_native() -> None:
     for run in result["runs"]:
         assert run["paste_cpu"] == run["torch_native"]
         assert run["logits_equal"]
+    if CAPABILITY == "AVX2":
+        assert result["verified"] == [True] * 3, "a draft has other bits than the same token decoded"

@@ -30,6 +30,16 @@ def generate(runner: Any, backend: Any, prompts: list[list[int]]) -> tuple[list[
     return tokens, seen
 
 
+def verify(runner: Any, backend: Any, prompts: list[list[int]], drafts: list[int]) -> Any:
+    """The logits [drafts, vocabulary] of drafts that are verified in one pass behind the prompt."""
+    from bench.cpu import host
+
+    host.clear(runner)
+    with host.using(runner, backend):
+        _, _, batch = host.prefill(runner, prompts)
+        return host.verification(runner, batch, drafts)()
+
+
 def main() -> None:
     import torch
     from tokenizers import Tokenizer
@@ -42,12 +52,19 @@ def main() -> None:
     prompts = [Tokenizer.from_file(str(model / "tokenizer.json")).encode(prompt).ids for prompt in PROMPTS]
     stock, ours = runner.attn_backend, host.paste_backend(runner)
     exact = ours.exact
-    result: dict[str, Any] = {"armed": sorted({part.kind for part in exact.parts}) if exact else [], "runs": []}
+    result: dict[str, Any] = {
+        "armed": sorted({part.kind for part in exact.parts}) if exact else [],
+        "runs": [],
+        "verified": [],
+    }
     for batch in (*([prompt] for prompt in prompts), prompts):
         wanted, logits = generate(runner, stock, batch)
         found, others = generate(runner, ours, batch)
         equal = all(torch.equal(one, other) for one, other in zip(logits, others, strict=True))
         result["runs"].append({"torch_native": wanted, "paste_cpu": found, "logits_equal": equal})
+        if len(batch) == 1:
+            drafts = [token for (token,) in found[:-1]]
+            result["verified"].append(torch.equal(verify(runner, ours, batch, drafts), torch.cat(others[1:])))
     print(json.dumps(result))
 
 
