@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from sglang_paste.kernels.device import uses_triton
 from sglang_paste.kernels.draft_pack import host
 from sglang_paste.kernels.draft_pack.types import Pack, Shape, empty_pack
 
@@ -47,5 +48,10 @@ def draft_pack(
         )
     if out is None:
         out = empty_pack(batch, width, seq_lens_sum, drafts.device)
-    host.draft_pack(roots, drafts, counts, seq_lens, limits, width, shape, out)
+    if uses_triton(drafts):
+        from sglang_paste.kernels.draft_pack import triton
+
+        triton.draft_pack(roots, drafts, counts, seq_lens, limits, width, shape, out)
+    else:
+        host.draft_pack(roots, drafts, counts, seq_lens, limits, width, shape, out)
     return out

@@ -1,11 +1,4 @@
-"""`draft_pack` on a CPU, for the whole batch at once.
-
-A source adds to the trie what it does not share with an earlier one, so how far each two of them agree says
-everything: which nodes exist, where they stand, and who descends from whom.
-"""
-
-from functools import lru_cache
-from typing import NamedTuple
+"""`draft_pack` on a CPU: tries in plain Python, where one of a dozen nodes costs less than three calls of torch."""
 
 import torch
 from torch import Tensor
@@ -16,45 +9,80 @@ from sglang_paste.kernels.draft_pack.types import Pack, Shape
 def draft_pack(
     roots: Tensor, drafts: Tensor, counts: Tensor, seq_lens: Tensor, limits: Tensor, width: int, shape: Shape, out: Pack
 ) -> None:
-    batch, sources, draft = drafts.shape
-    grid = _grid(width, sources, draft)
-    usable = torch.where(drafts < 0, grid.step, counts.clamp(0, draft)[:, :, None]).amin(2)
-    if shape == "chain":
-        usable = usable * ((usable > 0).cumsum(1).eq(1) & (usable > 0))
-    shared = torch.minimum(usable[:, :, None], usable[:, None, :])
-    differs = drafts[:, :, None] != drafts[:, None, :]
-    shared = torch.minimum(shared, torch.where(differs, grid.step, draft).amin(3))
-
-    known = torch.where(grid.earlier, shared, 0).amax(1)
-    end = (usable - known).cumsum(1) + 1
-    owner = (grid.node >= end[:, :, None]).sum(1)
-    used = (owner < sources) & (grid.node <= limits[:, None])
-    used[:, 0] = False
-    owner = owner.clamp(max=sources - 1)
-    depth = grid.node - (end - usable).gather(1, owner)
-
-    agree = shared.gather(1, owner[:, :, None].expand(-1, -1, sources))
-    agree = agree.gather(2, owner[:, None, :].expand(-1, width, -1)).mT
-    above = (depth[:, None, :] <= depth[:, :, None]) & (agree > depth[:, None, :]) & used[:, :, None] & used[:, None, :]
-    above[:, :, 0] = used
-    ancestors = above & grid.below
-    parent = torch.where(ancestors, grid.node, -1).amax(2)
-    child = torch.where(ancestors, grid.node[:, None], width).amin(1)
-    siblings = (parent[:, :, None] == parent[:, None, :]) & grid.below & (parent >= 0)[:, None, :]
-    sibling = torch.where(siblings, grid.node[:, None], width).amin(1)
-    tokens = drafts.flatten(1).gather(1, torch.where(used, owner * draft + depth, 0))
-
-    out.tokens.view(batch, width)[:] = torch.where(used, tokens, 0)
-    out.tokens.view(batch, width)[:, 0] = roots
-    out.positions.view(batch, width)[:] = torch.where(used, depth + 1, 0) + seq_lens[:, None]
-    mask = out.mask.view(batch, width, width)
-    torch.logical_or(ancestors, grid.itself, out=mask)
-    out.retrieve_index.view(-1)[:] = torch.arange(batch * width)
-    out.retrieve_next_token[:] = torch.where(child < width, child, -1)
-    out.retrieve_next_sibling[:] = torch.where(sibling < width, sibling, -1)
-    out.source[:] = torch.where(used, owner, -1)
+    batch, lengths = len(roots), seq_lens.tolist()
+    packed = _Rows(width)
+    rows = zip(roots.tolist(), drafts.tolist(), counts.tolist(), lengths, limits.tolist(), strict=True)
+    for root, offered, real, length, limit in rows:
+        packed.add(root, list(zip(offered, real, strict=True)), length, min(limit, width - 1), shape == "chain")
+    for tensor, values in (
+        (out.tokens, packed.tokens),
+        (out.positions, packed.positions),
+        (out.retrieve_index, range(batch * width)),
+        (out.retrieve_next_token, packed.children),
+        (out.retrieve_next_sibling, packed.siblings),
+        (out.source, packed.sources),
+    ):
+        tensor.view(-1).copy_(torch.tensor(values, dtype=tensor.dtype))
+    if batch:
+        out.mask.copy_(torch.frombuffer(packed.mask, dtype=torch.bool))
     if out.full_mask is not None:
-        _widen(mask, seq_lens.tolist(), out.full_mask)
+        _widen(out.mask.view(batch, width, width), lengths, out.full_mask)
+
+
+class _Rows:
+    """What is packed so far, flat."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self.tokens: list[int] = []
+        self.positions: list[int] = []
+        self.children: list[int] = []
+        self.siblings: list[int] = []
+        self.sources: list[int] = []
+        self.mask = bytearray()
+
+    def add(self, root: int, offered: list[tuple[list[int], int]], length: int, limit: int, chain: bool) -> None:
+        width = self.width
+        tokens, parents, sources = _trie(root, offered, limit, chain)
+        depths, children, siblings = [0] * width, [-1] * width, [-1] * width
+        paths = [bytearray(width) for _ in range(width)]
+        for place, path in enumerate(paths):
+            if 0 < place < len(parents):
+                path[:] = paths[parents[place]]
+                depths[place] = depths[parents[place]] + 1
+            path[place] = 1
+        for place in range(len(parents) - 1, 0, -1):
+            parent = parents[place]
+            children[parent], siblings[place] = place, children[parent]
+        unused = width - len(tokens)
+        self.tokens += tokens + [0] * unused
+        self.sources += sources + [-1] * unused
+        self.positions += [length + depth for depth in depths]
+        self.children += children
+        self.siblings += siblings
+        self.mask += b"".join(paths)
+
+
+def _trie(
+    root: int, offered: list[tuple[list[int], int]], limit: int, chain: bool
+) -> tuple[list[int], list[int], list[int]]:
+    """Each node's token, parent and source."""
+    tokens, parents, sources = [root], [-1], [-1]
+    places: dict[tuple[int, int], int] = {}
+    for source, (draft, count) in enumerate(offered):
+        at = 0
+        for token in draft[: max(0, count)]:
+            if token < 0 or ((at, token) not in places and len(tokens) > limit):
+                break
+            if (at, token) not in places:
+                places[at, token] = len(tokens)
+                tokens.append(token)
+                parents.append(at)
+                sources.append(source)
+            at = places[at, token]
+        if chain and at:
+            break
+    return tokens, parents, sources
 
 
 def _widen(mask: Tensor, lengths: list[int], full: Tensor) -> None:
@@ -63,18 +91,3 @@ def _widen(mask: Tensor, lengths: list[int], full: Tensor) -> None:
         piece = full[at : at + width * (length + width)].view(width, length + width)
         piece[:, :length], piece[:, length:] = True, mask[row]
         at += piece.numel()
-
-
-class Grid(NamedTuple):
-    node: Tensor
-    step: Tensor
-    earlier: Tensor
-    below: Tensor
-    itself: Tensor
-
-
-@lru_cache(maxsize=32)
-def _grid(width: int, sources: int, draft: int) -> Grid:
-    node, source = torch.arange(width), torch.arange(sources)
-    below = node[:, None] > node
-    return Grid(node, torch.arange(draft), source[:, None] < source, below, torch.eye(width, dtype=torch.bool))

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from sglang_paste.kernels.device import uses_triton
 from sglang_paste.kernels.ngram_match import host
 from sglang_paste.kernels.ngram_match.types import Match, Prefer
 
@@ -43,5 +44,10 @@ def ngram_match(
     if out is None:
         numbers = torch.empty((2, len(text)), dtype=torch.int32, device=text.device)
         out = Match(text.new_empty((len(text), draft)), numbers[0], numbers[1])
-    host.ngram_match(text, lengths, tail, tail_lengths, min_match, max_match, draft, prefer, out)
+    if uses_triton(text):
+        from sglang_paste.kernels.ngram_match import triton
+
+        triton.ngram_match(text, lengths, tail, tail_lengths, min_match, max_match, draft, prefer, out)
+    else:
+        host.ngram_match(text, lengths, tail, tail_lengths, min_match, max_match, draft, prefer, out)
     return out

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from sglang_paste.kernels.ngram_match.types import VOTERS, Match, Prefer
 
-FIRST_PIECE = 4096
+FIRST_PIECE = 1024
+FEW = 4
 
 
 def ngram_match(
@@ -54,15 +55,20 @@ def _longest(text: Any, wanted: Any, min_match: int) -> tuple[int, int]:
     for low, high in _pieces(len(text)):
         if best >= len(wanted):
             break
-        length, ends = 0, _ends(text, wanted[0], low, high)
-        while len(ends):
-            length += 1
-            if length > best:
-                best, where = length, int(ends[-1])
-            if length == len(wanted):
-                break
-            ends = _narrow(text, ends, wanted, length)
+        length, ends = 1, _ends(text, wanted[0], low, high)
+        while len(ends) > FEW and length < len(wanted) and len(fewer := _narrow(text, ends, wanted, length)):
+            length, ends = length + 1, fewer
+        alike = len(ends) > FEW
+        for end in ends[-1:] if alike else ends[::-1]:
+            shared = length if alike else _shared(text, int(end), wanted)
+            if shared > best:
+                best, where = shared, int(end)
     return (best, where) if where else (0, 0)
+
+
+def _shared(text: Any, end: int, wanted: Any) -> int:
+    before = text[max(0, end - len(wanted)) : end][::-1]
+    return _first(before != wanted[: len(before)], len(before))
 
 
 def _most_frequent(text: Any, wanted: Any) -> int:
@@ -85,7 +91,7 @@ def _pieces(size: int) -> Iterator[tuple[int, int]]:
     while high > 1:
         low = max(1, high - piece)
         yield low, high
-        high, piece = low, 2 * piece
+        high, piece = low, 4 * piece
 
 
 def _ends(text: Any, last: Any, low: int, high: int) -> Any:

@@ -1,0 +1,14 @@
+"""One interpreter for all tests of kernels."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from kernel_process import run, triton_process
+
+
+@pytest.fixture(scope="session")
+def triton() -> Iterator[Callable[..., Any]]:
+    """Call an operation's Triton version by name; it answers with its last argument, which it wrote to."""
+    with triton_process(TRITON_INTERPRET="1") as pool:
+        yield lambda *arguments: pool.submit(run, *arguments).result(timeout=100)
