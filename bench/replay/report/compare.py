@@ -61,7 +61,7 @@ class Rows:
     def matrix(
         self, setting: Setting, run: Run, measure: Measure = task_seconds, kind: Kind = anything
     ) -> Array | None:
-        """[sessions, repetitions] of one run; None where there is nothing."""
+        """[sessions, repetitions] of one run, as many repetitions as each session has; None where there are none."""
         return _matrix([self.tasks(setting, run)], measure, kind)[0]
 
     def pair(
@@ -75,12 +75,14 @@ class Rows:
 def _matrix(sides: Sequence[Sequence[Task]], measure: Measure, kind: Kind) -> list[Array | None]:
     found = [{(task.session, task.place.repetition): measure(task) for task in tasks if kind(task)} for tasks in sides]
     common = set(found[0]).intersection(*found[1:])
-    repetitions = sorted({repetition for _, repetition in common})
-    sessions = sorted({session for session, _ in common})
-    whole = [name for name in sessions if all((name, each) in common for each in repetitions)]
-    if not whole:
+    if not common:
         return [None for _ in sides]
-    return [np.array([[side[name, each] for each in repetitions] for name in whole]) for side in found]
+    of_session: dict[str, list[int]] = defaultdict(list)
+    for session, repetition in sorted(common):
+        of_session[session].append(repetition)
+    count = min(len(repetitions) for repetitions in of_session.values())
+    places = [[(name, each) for each in repetitions[:count]] for name, repetitions in of_session.items()]
+    return [np.array([[side[place] for place in row] for row in places]) for side in found]
 
 
 def _is(place: Place, setting: Setting, run: Run) -> bool:

@@ -12,11 +12,13 @@ import msgspec
 import simpy
 
 from bench.replay.simulate.cache import Cache, whose
-from bench.replay.simulate.workload import Features, Service, Session, Turn
+from bench.replay.simulate.workload import Features, Service, Session, Step, Turn
 from sglang_paste.schedule.order import Rates, Waiting, Weights, order
 from sglang_paste.schedule.warm import WarmLine
 
 EXPECTED_OUT = 128
+# What drafts must promise beyond a plain step.
+MARGIN = 1.03
 
 Process = Generator[simpy.Event, Any, None]
 
@@ -48,18 +50,25 @@ class Request(msgspec.Struct, eq=False, kw_only=True):
         """Tokens that a decode step attends to."""
         return self.turn.prompt + self.made
 
-    @property
-    def ahead(self) -> float:
-        """Decode steps until something is to be told or done."""
+    def left_to(self, pace: float) -> float:
+        """Decode steps of so many tokens until something is to be told or done."""
         goal = self.notes[-1][0] if self.notes else self.turn.output
-        return max((min(goal, self.turn.output) - self.made) / self.pace, 0.0)
+        return max((min(goal, self.turn.output) - self.made) / pace, 0.0)
 
 
 class Engine:
     """One scheduler and its cache. `busy` is how long its model ran, `prefilled` how many tokens it prefilled, and
     `steps` how often it decoded."""
 
-    def __init__(self, env: simpy.Environment, service: Service, features: Features, *, warm_slice: int = 0) -> None:
+    def __init__(
+        self,
+        env: simpy.Environment,
+        service: Service,
+        features: Features,
+        *,
+        warm_slice: int = 0,
+        gated: bool = False,
+    ) -> None:
         self.cache = Cache(service.pool, retains=features.sessions)
         self.warm: WarmLine[tuple[str, int]] | None = WarmLine(warm_slice) if warm_slice else None
         self.busy = 0.0
@@ -67,7 +76,8 @@ class Engine:
         self.steps = 0.0
         self._env = env
         self._service = service
-        self._step = service.verify if features.drafts else service.decode
+        self._drafts = features.drafts
+        self._gated = gated
         self._ordered = features.schedule
         self._waiting: list[Request] = []
         self._running: list[Request] = []
@@ -131,7 +141,8 @@ class Engine:
 
     def _order(self, waiting: list[Request]) -> list[int]:
         service = self._service
-        decode = 1 / self._step.seconds(max(len(self._running), 1), sum(each.context for each in self._running))
+        context = sum(each.context for each in self._running)
+        decode = 1 / service.decode.seconds(max(len(self._running), 1), context)
         rates = Rates(prefill=1 / max(service.prefill.token, 1e-9), decode=decode)
         return order([self._as_waiting(request) for request in waiting], rates, Weights())
 
@@ -182,12 +193,13 @@ class Engine:
     def _decode(self) -> Process:
         """Steps until the first of those that run has something to tell, or another request comes."""
         running = self._running
-        steps = max(math.ceil(min(request.ahead for request in running) - 1e-9), 1)
-        pace = sum(request.pace for request in running)
         context = sum(request.context for request in running)
+        step, drafts = self._choose(context)
+        paces = [request.pace if drafts else 1.0 for request in running]
+        steps = max(math.ceil(min(each.left_to(pace) for each, pace in zip(running, paces, strict=True)) - 1e-9), 1)
 
         def seconds(count: int) -> float:
-            return count * self._step.seconds(len(running), context + pace * (count - 1) / 2)
+            return count * step.seconds(len(running), context + sum(paces) * (count - 1) / 2)
 
         began = self._env.now
         yield self._env.timeout(seconds(steps)) | self._wake
@@ -197,9 +209,20 @@ class Engine:
             yield self._env.timeout(max(seconds(steps) - passed, 0.0))
         self.busy += self._env.now - began
         self.steps += steps
-        for request in running:
-            request.made += steps * request.pace
+        for request, pace in zip(running, paces, strict=True):
+            request.made += steps * pace
         self._settle()
+
+    def _choose(self, context: float) -> tuple[Step, bool]:
+        """What a step takes, and whether it verifies drafts: where they are gated, only if tokens come faster so."""
+        service, count = self._service, len(self._running)
+        if not self._drafts:
+            return service.decode, True
+        gain = sum(request.pace for request in self._running) / max(count, 1)
+        plain, verify = (each.seconds(count, context) for each in (service.decode, service.verify))
+        if self._gated and gain / verify < MARGIN / plain:
+            return service.decode, False
+        return service.verify, True
 
     def _settle(self) -> None:
         """Tell what is due, and let go of what has ended."""

@@ -89,14 +89,14 @@ def _session(task: Task, habit: Habit, chance: random.Random, lost: int, shared:
 
 
 def _use(call: Call, turn: Played, before: Played | None, habit: Habit, chance: random.Random) -> Use:
-    guesses = [_right(call, turn, before)] if call.outcome in HITS else []
+    guesses = [foreseen(call, turn, before)] if call.outcome in HITS else []
     for _ in range(_count(habit.per_call, chance) if habit.samples else 0):
         probability, seconds = chance.choice(habit.samples)
         guesses.append(Guess(moment="turn", probability=probability, right=False, seconds=seconds))
     return Use(tool=call.tool, seconds=call.duration_s, effect=call.effect, guesses=tuple(guesses))
 
 
-def _right(call: Call, turn: Played, before: Played | None) -> Guess:
+def foreseen(call: Call, turn: Played, before: Played | None) -> Guess:
     """When a call was foreseen that a client did not wait for in full: as it was written, where the lead is no longer
     than that takes, with the result before, where it is no longer than the turn, or else even earlier."""
     lead = call.duration_s - call.latency_s

@@ -1,5 +1,6 @@
 """One server: tokenizer, engine, side process and gateway, and the events and directives between them."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
@@ -15,17 +16,19 @@ from bench.replay.simulate.side import Process, Side
 from bench.replay.simulate.workload import Features, Guess, Moment, Service, Session
 from sglang_paste.calls import DEFAULT_TENANT, SessionId
 from sglang_paste.config import Limits, Policy
-from sglang_paste.events import CallReady, EngineDirective, TurnEnded, TurnStarted, Warm
+from sglang_paste.events import CallReady, EngineDirective, ToolReturned, TurnEnded, TurnStarted, Warm
 from sglang_paste.schedule.warm import SLICE_TOKENS
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What the launcher would be told. `capacity` is how many tools run at once before they are called busy."""
+    """What the launcher would be told. `capacity` is how many tools run at once before they are called busy. `gated`:
+    a step has drafts only where they pay, which the steps of rows that were measured have in them already."""
 
     policies: dict[str, Policy]
     limits: Limits = Limits()
     capacity: int = 8
     warm: bool = False
+    gated: bool = False
 
 
 class Server:
@@ -35,7 +38,8 @@ class Server:
         self.service = service
         self.features = features
         warms = features.schedule and options.warm
-        self.engine = Engine(env, service, features, warm_slice=SLICE_TOKENS if warms else 0)
+        gated = options.gated and features.gated
+        self.engine = Engine(env, service, features, warm_slice=SLICE_TOKENS if warms else 0, gated=gated)
         self.side = Side(
             env,
             service,
@@ -123,6 +127,21 @@ class Server:
         )
         self.engine.cache.book.observe([event])
         self.side.began(session.id)
+        for place, use in enumerate(session.turns[number - 1].uses if number else ()):
+            name = _name(session, number - 1, place)
+            self.side.returned(
+                ToolReturned(
+                    tenant=DEFAULT_TENANT,
+                    session=SessionId(session.id),
+                    request=rid,
+                    position=0,
+                    time=self._env.now,
+                    tool=use.tool,
+                    call_id=name,
+                    arguments=_arguments(name),
+                    content="",
+                )
+            )
 
     def _ended(self, session: Session, number: int, rid: str) -> None:
         calls = len(session.turns[number].uses)
@@ -157,7 +176,7 @@ class Server:
             time=self._env.now,
             index=place,
             tool=use.tool,
-            arguments=f'{{"call": "{name}"}}',
+            arguments=_arguments(name),
         )
         self.engine.cache.book.observe([event])
         self.side.announce(event)
@@ -204,6 +223,10 @@ class Server:
 def _late(policy: Policy) -> Policy:
     """The same tool, but never run early."""
     return msgspec.structs.replace(policy, speculate=False)
+
+
+def _arguments(name: str) -> str:
+    return json.dumps({"call": name})
 
 
 def _name(session: Session, number: int, place: int) -> str:

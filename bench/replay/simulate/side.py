@@ -10,7 +10,7 @@ from bench.replay.records import Outcome as RecordedOutcome
 from bench.replay.simulate.workload import Guess, Service, Use
 from sglang_paste.calls import DEFAULT_TENANT, Arguments, SessionId, ToolCall
 from sglang_paste.config import Limits, Policy
-from sglang_paste.events import CallReady, EngineDirective
+from sglang_paste.events import CallReady, EngineDirective, ToolReturned
 from sglang_paste.execute.base import Outcome
 from sglang_paste.predict.base import DEFAULT_DELAY, Candidate, RunTime
 from sglang_paste.speculate.budget import to_preempt, to_supersede
@@ -100,6 +100,10 @@ class Side:
     def announce(self, event: CallReady) -> None:
         """The engine has written a call."""
         self._drop(self.ledger.announce(event, self._env.now))
+
+    def returned(self, event: ToolReturned) -> None:
+        """A session is back with a tool's result."""
+        self._drop(self.ledger.returned(event, self._env.now))
 
     def expected(self) -> float:
         """Seconds from a turn's start to its call, as far as is known."""

@@ -5,7 +5,7 @@ from statistics import fmean
 
 import msgspec
 
-from bench.replay.records import Block, Call, Place, Row, Run, Setting, Task
+from bench.replay.records import Block, Place, Row, Run, Setting, Task
 from bench.replay.simulate import calibrate, observe
 from bench.replay.simulate.play import play
 from bench.replay.simulate.server import Options
@@ -30,10 +30,26 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
         return 100 * (self.simulated_s / self.real_s - 1)
 
 
+Played = dict[Place, tuple[list[Task], Block]]
+
+
 def validate(rows: Sequence[Row], *, pool: int, limits: Limits = Limits()) -> list[Checked]:  # noqa: B008
-    """Simulate every block of the rows, with service times from stock of the same setting."""
-    settings = list(dict.fromkeys(row.place.setting for row in rows))
-    return [each for setting in settings for each in _setting(_blocks(rows, setting), setting, pool, limits)]
+    """Simulate every block of the rows, with the service times of its model."""
+    played = _played(rows)
+    models = {place.setting.model for place in played}
+    known = {
+        model: services({p: each for p, each in played.items() if p.setting.model == model}, pool) for model in models
+    }
+    found: dict[tuple[Setting, Run], list[tuple[float, float]]] = {}
+    for place, (tasks, block) in played.items():
+        service = known[place.setting.model].get(place.run)
+        if service is not None:
+            options = Options(policies=observe.policies(tasks), limits=limits)
+            simulated = play(place, observe.queues(tasks, block, place.repetition), service, options)
+            times = {row.session: row.task_s for row in simulated if isinstance(row, Task)}
+            pairs = found.setdefault((place.setting, place.run), [])
+            pairs += [(task.task_s, times[task.session]) for task in tasks]
+    return [_checked(setting, run, pairs) for (setting, run), pairs in found.items()]
 
 
 def sim_error_pct(checked: Sequence[Checked]) -> float | None:
@@ -41,53 +57,41 @@ def sim_error_pct(checked: Sequence[Checked]) -> float | None:
     return max((abs(each.error_pct) for each in checked), default=None)
 
 
-def service_of(blocks: dict[Place, tuple[list[Task], Block]], pool: int) -> Service | None:
-    """A server's times, from its blocks in one setting; None without stock."""
-    stock = [tasks for place, (tasks, _) in blocks.items() if place.run == "A"]
+def services(played: Played, pool: int) -> dict[Run, Service]:
+    """A server's times in each run, from all blocks of a model; none without stock.
+
+    A step with drafts is timed in the run itself for NGRAM's, and in C for ours, or else in F.
+    """
+
+    def blocks(run: Run) -> list[list[Task]]:
+        return [tasks for place, (tasks, _) in played.items() if place.run == run]
+
+    stock = blocks("A")
     if not stock:
-        return None
-    drafts = [tasks for place, (tasks, _) in blocks.items() if place.run == "C"]
-    drafts = drafts or [tasks for place, (tasks, _) in blocks.items() if place.run == "A2"]
+        return {}
     plain = calibrate.measure(stock)
-    calls: dict[Run, list[Call]] = {}
-    for place, (tasks, _) in blocks.items():
-        calls.setdefault(place.run, []).extend(call for task in tasks for call in task.calls)
-    with_drafts = calibrate.measure(drafts, plain) if drafts else None
-    between = calibrate.pause([task for tasks in stock for task in tasks])
-    return calibrate.service(plain, with_drafts, calls, between, pool)
+    calls = {run: [call for tasks in blocks(run) for task in tasks for call in task.calls] for run in FEATURES}
+    pause = calibrate.pause([task for tasks in stock for task in tasks])
+    found: dict[Run, Service] = {}
+    for run, features in FEATURES.items():
+        timed = (blocks(run) if run == "A2" else blocks("C") or blocks("F")) if features.drafts else []
+        drafts = calibrate.measure(timed, plain) if timed else None
+        found[run] = calibrate.service(plain, drafts, calls, pause, pool)
+    return found
 
 
-def _setting(
-    blocks: dict[Place, tuple[list[Task], Block]], setting: Setting, pool: int, limits: Limits
-) -> list[Checked]:
-    service = service_of(blocks, pool)
-    if service is None:
-        return []
-    found: dict[Run, list[tuple[float, float]]] = {}
-    for place, (tasks, block) in blocks.items():
-        options = Options(policies=observe.policies(tasks), limits=limits)
-        simulated = play(place, observe.queues(tasks, block, place.repetition), service, options)
-        times = {row.session: row.task_s for row in simulated if isinstance(row, Task)}
-        found.setdefault(place.run, []).extend((task.task_s, times[task.session]) for task in tasks)
-    return [
-        Checked(
-            setting=setting,
-            run=run,
-            n=len(found[run]),
-            real_s=fmean(real for real, _ in found[run]),
-            simulated_s=fmean(simulated for _, simulated in found[run]),
-        )
-        for run in FEATURES
-        if run in found
-    ]
+def _checked(setting: Setting, run: Run, pairs: Sequence[tuple[float, float]]) -> Checked:
+    real, simulated = (fmean(side) for side in zip(*pairs, strict=True))
+    return Checked(setting=setting, run=run, n=len(pairs), real_s=real, simulated_s=simulated)
 
 
-def _blocks(rows: Sequence[Row], setting: Setting) -> dict[Place, tuple[list[Task], Block]]:
-    found: dict[Place, tuple[list[Task], Block]] = {}
+def _played(rows: Sequence[Row]) -> Played:
+    """The blocks of whole runs with their tasks, in the order of the runs."""
     tasks: dict[Place, list[Task]] = {}
     for row in rows:
-        if row.place.setting == setting and isinstance(row, Task):
+        if isinstance(row, Task):
             tasks.setdefault(row.place, []).append(row)
-        elif row.place.setting == setting and isinstance(row, Block):
-            found[row.place] = (tasks.get(row.place, []), row)
-    return {place: each for place, each in found.items() if each[0]}
+    found = {row.place: (tasks[row.place], row) for row in rows if isinstance(row, Block) and row.place in tasks}
+    order = list(FEATURES)
+    settings = list(dict.fromkeys(place.setting for place in found))
+    return dict(sorted(found.items(), key=lambda each: (settings.index(each[0].setting), order.index(each[0].run))))

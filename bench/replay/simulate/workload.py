@@ -55,10 +55,11 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Features(msgspec.Struct, frozen=True, kw_only=True):
-    """What is switched on."""
+    """What is switched on. Drafts are `gated` where they are ours; NGRAM's are not."""
 
     early: bool = False
     drafts: bool = False
+    gated: bool = False
     sessions: bool = False
     schedule: bool = False
 
@@ -67,10 +68,10 @@ FEATURES: dict[Run, Features] = {
     "A": Features(),
     "A2": Features(drafts=True),
     "B": Features(early=True),
-    "C": Features(drafts=True),
+    "C": Features(drafts=True, gated=True),
     "D": Features(sessions=True),
     "E": Features(schedule=True),
-    "F": Features(early=True, drafts=True, sessions=True, schedule=True),
+    "F": Features(early=True, drafts=True, gated=True, sessions=True, schedule=True),
     "wrong": Features(early=True),
     "same": Features(),
 }

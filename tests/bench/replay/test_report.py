@@ -116,6 +116,19 @@ def test_sessions_that_only_one_side_played_are_not_compared() -> None:
     assert summary([*example(), *slow])["mean_reduction_pct"] == summary(example())["mean_reduction_pct"]
 
 
+def test_blocks_may_play_other_sessions_each_time() -> None:
+    rows = [*example()]
+    for run, seconds in (("A", 4.0), ("F", 2.0)):
+        where = place(run, 7)  # type: ignore[arg-type]
+        rows += [task(where, "s7", turn(generation_s=seconds)), block(where)]
+    stock, everything = numbers(Rows(rows))
+    assert (stock.sessions, everything.sessions) == (4, 4)
+    assert everything.task_s["p99"].value < stock.task_s["p99"].value
+    pair = Rows(rows).pair(place("A").setting, "A", "F")
+    assert pair is not None
+    assert [side.shape for side in pair] == [(4, 1), (4, 1)]
+
+
 def test_settings_are_kept_apart() -> None:
     other = Setting(name="fast", agents=2, scale=0.001, model="tiny")
     fast = [task(place("A", setting=other), "s0", turn(tools_s=0.005)), block(place("A", setting=other))]

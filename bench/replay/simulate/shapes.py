@@ -1,0 +1,140 @@
+"""Sessions for fleets: their sizes, and what is foreseen of their calls."""
+
+import math
+import random
+from collections.abc import Sequence
+
+import msgspec
+
+from bench.replay.records import Block, Effect, Row, Run, Task
+from bench.replay.simulate.observe import HITS, foreseen
+from bench.replay.simulate.workload import Guess, Moment, Session, Turn, Use
+from sglang_paste.config import Policy
+
+STATE = ("session:state",)
+LONGEST_S = 120.0
+LONGEST_TOKENS = 100_000
+# Median and 90th percentile in seconds, and how often: a shell, the web, files (TraceLab, 433,000 calls of agents).
+TOOLS: dict[str, tuple[float, float, float]] = {
+    "shell": (0.85, 22.0, 0.6),
+    "web": (6.0, 60.0, 0.15),
+    "file": (0.05, 0.3, 0.25),
+}
+WRITES = {"shell": 0.4, "web": 0.0, "file": 0.4}
+
+
+class Foresight(msgspec.Struct, frozen=True, kw_only=True):
+    """Of calls that may run early: the share that is foreseen rightly at each moment, how many wrong guesses come with
+    a call, and the odds that these have. `accept` is the tokens of a decode step by run."""
+
+    right: dict[Moment, float]
+    wrong: float
+    odds: tuple[float, ...]
+    accept: dict[Run, float]
+
+
+# Where no rows say it: what PASTE reports of patterns (a fifth to a half of the next calls), what is read as it is
+# being written, and prompt lookup.
+ASSUMED = Foresight(
+    right={"turn": 0.3, "stream": 0.65}, wrong=0.6, odds=(0.3, 0.4, 0.5), accept={"A2": 1.5, "C": 1.7, "F": 1.8}
+)
+
+
+def measured(rows: Sequence[Row]) -> Foresight | None:
+    """What the rows of F say; None without them."""
+    tasks = [row for row in rows if isinstance(row, Task) and row.place.run == "F"]
+    early = [each for row in rows if isinstance(row, Block) and row.place.run == "F" for each in row.early]
+    calls = [call for task in tasks for call in task.calls if call.effect != "write"]
+    if not calls:
+        return None
+    moments = [
+        foreseen(call, turn, before).moment
+        for task in tasks
+        for before, turn in zip((None, *task.turns), task.turns, strict=False)
+        for call in turn.calls
+        if call.outcome in HITS
+    ]
+    wrong = [each.probability or 0.3 for each in early if each.end not in ("claimed", "failed")]
+    kinds: tuple[Moment, ...] = ("ahead", "turn", "stream")
+    return Foresight(
+        right={kind: moments.count(kind) / len(calls) for kind in kinds},
+        wrong=len(wrong) / len(calls),
+        odds=tuple(wrong[:1024]) or (0.3,),
+        accept={run: _accept(rows, run) for run in ("A2", "C", "F")},
+    )
+
+
+def made_up(count: int, seed: int = 0) -> list[Session]:
+    """Sessions as agents on code and the web have them: prompts from 4 to 20 thousand tokens of which 4,000 are
+    everybody's, 6 to 30 turns, of which each adds 214 tokens and reads 875 on average (TraceLab)."""
+    return [_made_up(f"made up {number}", random.Random(f"{seed}/{number}")) for number in range(count)]
+
+
+def prepared(sessions: Sequence[Session], run: Run, foresight: Foresight, seed: int = 0) -> list[Session]:
+    """The sessions with what is foreseen of their calls, and with as many decode steps as the run's drafts leave."""
+    accept = foresight.accept.get(run, 1.0)
+    return [_prepared(each, accept, foresight, random.Random(f"{seed}/{each.id}")) for each in sessions]
+
+
+def policies() -> dict[str, Policy]:
+    """The tools of made-up sessions, each as it reads and as it writes."""
+    read = Policy(effect="read", reads=STATE, observes="local", speculate=True, concurrency=100_000)
+    write = Policy(effect="write", writes=STATE, observes="local", concurrency=100_000)
+    return {f"{tool} {effect}": each for tool in TOOLS for effect, each in (("read", read), ("write", write))}
+
+
+def _made_up(name: str, chance: random.Random) -> Session:
+    prompt = round(min(_lognormal(chance, 8_000, 20_000), 40_000))
+    turns = []
+    last = chance.randint(6, 30)
+    for number in range(last):
+        output = max(round(min(_lognormal(chance, 150, 450), 2_000)), 2)
+        uses = () if number == last - 1 else (_made_up_use(chance),)
+        turns.append(Turn(prompt=prompt, output=output, steps=output - 1, fresh=8, uses=uses))
+        prompt += output + round(min(_lognormal(chance, 450, 2_000), 8_000))
+        if prompt > LONGEST_TOKENS:
+            break
+    return Session(id=name, domain="made up", turns=tuple(turns), shared=4_000)
+
+
+def _made_up_use(chance: random.Random) -> Use:
+    tool = chance.choices(list(TOOLS), [share for _, _, share in TOOLS.values()])[0]
+    median, high, _ = TOOLS[tool]
+    effect: Effect = "write" if chance.random() < WRITES[tool] else "read"
+    seconds = min(_lognormal(chance, median, high), LONGEST_S)
+    return Use(tool=f"{tool} {effect}", seconds=seconds, effect=effect)
+
+
+def _prepared(session: Session, accept: float, foresight: Foresight, chance: random.Random) -> Session:
+    turns = []
+    for turn in session.turns:
+        uses = tuple(msgspec.structs.replace(use, guesses=_guesses(use, foresight, chance)) for use in turn.uses)
+        turns.append(msgspec.structs.replace(turn, uses=uses, steps=max(round((turn.output - 1) / accept), 1)))
+    return msgspec.structs.replace(session, turns=tuple(turns))
+
+
+def _guesses(use: Use, foresight: Foresight, chance: random.Random) -> tuple[Guess, ...]:
+    if use.effect == "write":
+        return ()
+    found = []
+    draw = chance.random()
+    for moment, share in foresight.right.items():
+        if 0 <= draw < share:
+            odds = 0.97 if moment == "stream" else 0.6
+            found.append(Guess(moment=moment, probability=odds, right=True, seconds=use.seconds, tokens=6))
+        draw -= share
+    for _ in range(int(foresight.wrong) + (chance.random() < foresight.wrong % 1)):
+        odds = chance.choice(foresight.odds)
+        found.append(Guess(moment="turn", probability=odds, right=False, seconds=use.seconds))
+    return tuple(found)
+
+
+def _accept(rows: Sequence[Row], run: Run) -> float:
+    turns = [turn for row in rows if isinstance(row, Task) and row.place.run == run for turn in row.turns]
+    steps = sum(turn.steps for turn in turns)
+    return max(sum(turn.output - 1 for turn in turns) / steps, 1.0) if steps else 1.0
+
+
+def _lognormal(chance: random.Random, median: float, high: float) -> float:
+    """A draw from the distribution with this median and 90th percentile."""
+    return median * math.exp(chance.gauss(0.0, math.log(high / median) / 1.2816))
