@@ -89,7 +89,7 @@ def _section(rows: Rows, setting: Setting, measured: Sequence[Numbers], *, drawn
     kind = "sessions arrive on their own" if setting.rate else "a closed loop: who is done begins the next session"
     said = f"{setting.model} model, recorded tool times × {setting.scale:.3g}, {kind}."
     tables = f"<h3>Task times</h3>{page.times(here)}<h3>What was done for it</h3>{page.works(here)}"
-    return Section(title=_title(setting), said=said, figures=tuple(figures), markup=tables)
+    return Section(title=plots.setting_title(setting), said=said, figures=tuple(figures), markup=tables)
 
 
 def _figures(rows: Rows, setting: Setting, here: Sequence[Numbers]) -> list[Figure]:
@@ -138,12 +138,6 @@ def _gain(rows: Rows, setting: Setting) -> Interval | None:
     return Interval(-value, -high, -low)
 
 
-def _title(setting: Setting) -> str:
-    share = f"tools {100 * setting.tool_share:.0f} % of the task" if setting.tool_share else ""
-    who = f"{setting.rate:g} sessions a second" if setting.rate else f"{setting.agents} agents"
-    return f"{setting.name}, {share or f'tool times × {setting.scale:.3g}'}, {who}"
-
-
 def _lead(found: Summary) -> str:
     def said(name: str) -> str:
         value = found[name]
@@ -164,7 +158,7 @@ def _cells(each: Numbers) -> list[str]:
     changes = [each.change_pct.get(name) for name in ("mean", "p99")]
     waste, against = each.wasted_per_useful, each.calls_ratio
     return [
-        _title(each.setting),
+        plots.setting_title(each.setting),
         plots.label(each.run),
         str(each.tasks),
         *(f"{each.task_s[name].value:.2f}" if name in each.task_s else "–" for name in ("mean", "p50", "p95", "p99")),

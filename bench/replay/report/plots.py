@@ -29,6 +29,13 @@ def label(run: Run) -> str:
     return f"{run} {NAMES[run]}"
 
 
+def setting_title(setting: Setting) -> str:
+    """What tells a setting from the others."""
+    share = f"tools {100 * setting.tool_share:.0f} % of the task" if setting.tool_share else ""
+    who = f"{setting.rate:g} sessions a second" if setting.rate else f"{setting.agents} agents"
+    return f"{setting.name}, {share or f'tool times × {setting.scale:.3g}'}, {who}"
+
+
 def task_times(times: Mapping[Run, Sequence[float]], sessions: int) -> Figure:
     """The distribution of task times of each run."""
     longest = max(max(values) for values in times.values())

@@ -12,6 +12,7 @@ import msgspec
 
 from bench.replay.records import Row, read_rows
 from bench.replay.report.page import Section, page
+from bench.replay.report.plots import setting_title
 from bench.replay.simulate import figures, shapes
 from bench.replay.simulate.fleet import LOADS, Point, fleets, over_load
 from bench.replay.simulate.hardware import h100_8b
@@ -70,7 +71,7 @@ def show(found: Simulated) -> None:
     """Tables for a terminal."""
     for each in found.checked:
         print(
-            f"{each.setting.name:24} {each.run:6} n {each.n:4}  measured {each.real_s:8.2f} s  "
+            f"{setting_title(each.setting):48} {each.run:6} n {each.n:4}  measured {each.real_s:8.2f} s  "
             f"simulated {each.simulated_s:8.2f} s  {each.error_pct:+6.1f} %"
         )
     print(json.dumps({"sim_error_pct": sim_error_pct(found.checked)}))
