@@ -1,5 +1,6 @@
 """The model beside the real run that its times were measured in."""
 
+import os
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -13,6 +14,8 @@ from bench.replay.simulate.workload import FEATURES, Service
 from sglang_paste.config import Limits
 
 TARGET_PCT = 10.0
+# As the replay's tools.toml has them.
+REPLAYED = Limits(speculative=8, per_session=3, per_tool=8)
 
 
 class Checked(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,9 +36,10 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
 Played = dict[Place, tuple[list[Task], Block]]
 
 
-def validate(rows: Sequence[Row], *, pool: int, limits: Limits = Limits()) -> list[Checked]:  # noqa: B008
-    """Simulate every block of the rows, with the service times of its model."""
+def validate(rows: Sequence[Row], *, pool: int, limits: Limits = REPLAYED) -> list[Checked]:
+    """Simulate every block of the rows with the service times of its model, on a machine with as many cores as here."""
     played = _played(rows)
+    cores = len(os.sched_getaffinity(0))
     models = {place.setting.model for place in played}
     known = {
         model: services({p: each for p, each in played.items() if p.setting.model == model}, pool) for model in models
@@ -44,7 +48,7 @@ def validate(rows: Sequence[Row], *, pool: int, limits: Limits = Limits()) -> li
     for place, (tasks, block) in played.items():
         service = known[place.setting.model].get(place.run)
         if service is not None:
-            options = Options(policies=observe.policies(tasks), limits=limits)
+            options = Options(policies=observe.policies(tasks), limits=limits, capacity=cores)
             simulated = play(place, observe.queues(tasks, block, place.repetition), service, options)
             times = {row.session: row.task_s for row in simulated if isinstance(row, Task)}
             pairs = found.setdefault((place.setting, place.run), [])

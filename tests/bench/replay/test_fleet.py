@@ -8,10 +8,10 @@ import pytest
 from simulated import OPTIONS, SERVICE, at, one_turn, session, tasks_of
 
 from bench.replay.report.page import page
-from bench.replay.simulate.__main__ import Simulated, as_json
 from bench.replay.simulate.fleet import Point, fleets, gains_pct, over_load, turn
 from bench.replay.simulate.hardware import h100_8b
 from bench.replay.simulate.play import Fleet, play
+from bench.replay.simulate.run import Simulated, as_json
 from bench.replay.simulate.server import Options
 from bench.replay.simulate.shapes import ASSUMED, made_up, policies, prepared
 from bench.replay.simulate.workload import Step
