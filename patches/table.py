@@ -345,7 +345,78 @@ RETURN_ORDER = (
     ),
 )
 
-HOOKS: tuple[Hook, ...] = (*PARSER, *SIDE_PROCESS, *BOUNDARIES, *DELTA_TURNS, *RETENTION, *WARMING, *RETURN_ORDER)
+DRAFTS = (
+    Hook(
+        target="sglang.srt.speculative.spec_info.SpeculativeAlgorithm.create_worker",
+        kind="after",
+        roles=("scheduler",),
+        signature="(self, server_args)",
+        function="draft_worker:chosen",
+    ),
+    Hook(
+        target="sglang.srt.speculative.eagle_utils.eagle_sample",
+        kind="around",
+        roles=("scheduler",),
+        signature=(
+            "(verify_input, batch, logits_output, grammar_mask=None, uno_target_max_top_k=None, *,"
+            " watermark_state=None, watermark_full_mask=True)"
+        ),
+        function="draft_sample:verifying",
+    ),
+    Hook(
+        target="sglang.srt.speculative.ngram_worker.NGRAMWorker.forward_batch_generation",
+        kind="override",
+        roles=("scheduler",),
+        signature="(self, batch, on_publish=None, pp_proxy_tensors=None)",
+        function="draft_worker:DraftWorker.forward_batch_generation",
+    ),
+    Hook(
+        target="sglang.srt.speculative.ngram_worker.NGRAMWorker._prepare_for_speculative_decoding",
+        kind="override",
+        roles=("scheduler",),
+        signature="(self, batch)",
+        function="draft_worker:DraftWorker._prepare_for_speculative_decoding",
+    ),
+    Hook(
+        target="sglang.srt.speculative.ngram_worker.NGRAMWorker._update_ngram_corpus",
+        kind="override",
+        roles=("scheduler",),
+        signature="(self, batch)",
+        function="draft_worker:DraftWorker._update_ngram_corpus",
+    ),
+    Hook(
+        target="sglang.srt.speculative.ngram_worker.NGRAMWorker._init_preallocated_tensors",
+        kind="override",
+        roles=("scheduler",),
+        signature="(self)",
+        function="draft_worker:DraftWorker._init_preallocated_tensors",
+    ),
+    Hook(
+        target="sglang.srt.speculative.ngram_worker.NGRAMWorker.clear_cache_pool",
+        kind="override",
+        roles=("scheduler",),
+        signature="(self)",
+        function="draft_worker:DraftWorker.clear_cache_pool",
+    ),
+    Hook(
+        target="sglang.srt.speculative.base_spec_worker.BaseSpecWorker.note_request_finished",
+        kind="override",
+        roles=("scheduler",),
+        signature="(self, *, rid, natural_stop)",
+        function="draft_worker:DraftWorker.note_request_finished",
+    ),
+)
+
+HOOKS: tuple[Hook, ...] = (
+    *PARSER,
+    *SIDE_PROCESS,
+    *BOUNDARIES,
+    *DELTA_TURNS,
+    *RETENTION,
+    *WARMING,
+    *RETURN_ORDER,
+    *DRAFTS,
+)
 
 
 def hooks_of(role: Role, hooks: Iterable[Hook] | None = None) -> list[Hook]:

@@ -1,0 +1,44 @@
+"""What sets a limit to drafting, so that the text is what it would be without."""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def is_plain_only(batch: Any) -> bool:
+    """Whether a batch has what SGLang computes in plain decode steps only."""
+    sampling = batch.sampling_info
+    return bool(
+        sampling.has_custom_logit_processor
+        or sampling.has_watermark_candidates
+        or sampling.sampling_mask_batch_indices is not None
+    )
+
+
+def limit_of(req: Any, length: int) -> int:
+    """How many tokens may be drafted behind the last of `length` + 1. Penalties and a least number of tokens are
+    counted per step, so such requests go step by step for as long as they count."""
+    wanted = req.sampling_params
+    generated = length + 1 - len(req.origin_input_ids)
+    if wanted.frequency_penalty or wanted.presence_penalty or wanted.repetition_penalty != 1.0:
+        return 0
+    if generated < wanted.min_new_tokens or req.multimodal_inputs is not None:
+        return 0
+    return max(0, (wanted.max_new_tokens or 0) - generated - 1)
+
+
+def prune(grammar: Any, tokens: Sequence[int]) -> Sequence[int]:
+    """The beginning of a draft that a grammar allows; the grammar stays where it is."""
+    if grammar is None or grammar.finished or grammar.is_terminated():
+        return tokens
+    taken = 0
+    try:
+        for token in tokens:
+            grammar.accept_token(token)
+            taken += 1
+            if grammar.is_terminated():
+                break
+    except ValueError:
+        pass
+    if taken:
+        grammar.rollback(taken)
+    return tokens[:taken]

@@ -1,0 +1,84 @@
+"""Where a batch's next tokens may stand: each request's own text, and the hints that were given for it."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sglang_paste.draft.hints import Hint, Hints, Source
+from sglang_paste.kernels.ngram_match import Match, ngram_match
+
+MAX_MATCH = 24
+MIN_MATCH = 2
+
+
+class Found(NamedTuple):
+    """What a source found for those requests of the batch that stand at `rows`."""
+
+    source: Source
+    rows: list[int]
+    match: Match
+
+
+class _Texts(NamedTuple):
+    """The texts of a source for one request, -1 between them."""
+
+    tokens: list[int]
+    min_match: int
+
+
+class Lookup:
+    """Looks up the ends of a batch's texts. Drafts are at most `longest` tokens."""
+
+    def __init__(self, hints: Hints, longest: int) -> None:
+        self._hints = hints
+        self._longest = longest
+        self._texts: dict[str, tuple[tuple[Hint, ...], dict[Source, _Texts]]] = {}
+
+    def find(self, reqs: Sequence[Any], tokens: Tensor, lengths: Tensor) -> Iterator[Found]:
+        """In order of trust; `tokens` and `lengths` are the history's rows of the batch."""
+        texts = [self._texts_of(req.rid) for req in reqs]
+        for source in Source:
+            if source is Source.HISTORY:
+                yield Found(source, list(range(len(reqs))), self._match(tokens, lengths, min_match=MIN_MATCH))
+            elif rows := [row for row, known in enumerate(texts) if source in known]:
+                yield self._hinted(source, rows, [texts[row][source] for row in rows], tokens, lengths)
+
+    def drop(self, request: str) -> None:
+        """The request has ended."""
+        self._texts.pop(request, None)
+
+    def _hinted(self, source: Source, rows: list[int], texts: list[_Texts], tokens: Tensor, lengths: Tensor) -> Found:
+        sizes = torch.tensor([len(text.tokens) for text in texts])
+        packed = torch.full((len(texts), int(sizes.max())), -1, dtype=torch.int32)
+        for row, text in zip(packed, texts, strict=True):
+            row[: len(text.tokens)] = torch.tensor(text.tokens)
+        which = torch.tensor(rows, device=tokens.device)
+        tails, ends = _tails(tokens.index_select(0, which), lengths.index_select(0, which))
+        shortest = min(text.min_match for text in texts)
+        sizes, packed = sizes.to(tokens.device), packed.to(tokens.device)
+        return Found(source, rows, self._match(packed, sizes, tail=tails, tail_lengths=ends, min_match=shortest))
+
+    def _match(self, text: Tensor, lengths: Tensor, min_match: int, **tail: Tensor) -> Match:
+        return ngram_match(text, lengths, min_match=min_match, max_match=MAX_MATCH, draft=self._longest, **tail)
+
+    def _texts_of(self, request: str) -> dict[Source, _Texts]:
+        """By source, the likeliest text last, as the last wins."""
+        hints = self._hints.of(request)
+        known = self._texts.get(request)
+        if known is None or known[0] is not hints:
+            texts: dict[Source, _Texts] = {}
+            for hint in reversed(hints):
+                before = texts.get(hint.source, _Texts([], hint.min_match))
+                tokens = [*before.tokens, *hint.tokens, -1]
+                texts[hint.source] = _Texts(tokens, min(before.min_match, hint.min_match))
+            self._texts[request] = known = hints, texts
+        return known[1]
+
+
+def _tails(tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """The last `MAX_MATCH` tokens of each row, at its end."""
+    places = lengths[:, None] - MAX_MATCH + torch.arange(MAX_MATCH, device=tokens.device)
+    tails = torch.where(places < 0, -1, tokens.gather(1, places.clamp(min=0)))
+    return tails, torch.full_like(lengths, MAX_MATCH)

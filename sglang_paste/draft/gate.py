@@ -1,0 +1,155 @@
+"""How much to draft: as many tokens as make the text come fastest, and none where drafting loses.
+
+Every draft that was looked up is compared with what was then generated, whether it was verified or not. So a request
+whose text becomes predictable is seen to without trying, and one whose text is not costs a look-up.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from sglang_paste.draft.cost import Cost, Step
+from sglang_paste.draft.hints import Source
+from sglang_paste.draft.survival import Floats, Survival, shared
+
+WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+# What drafting must promise beyond a plain step, since both are estimates.
+MARGIN = 1.03
+# What a step of the other kind takes is looked at once in so many steps, in case it has changed: a plain one where
+# drafting promises little more than that, a drafted one where the drafts promise at least as much.
+PLAIN_STEPS = 8
+DRAFT_STEPS = 128
+PROMISE = 1.3
+LOOKUP_SHARE = 0.01
+FADE = 0.97
+MAX_REQUESTS = 4096
+
+
+class Offer(NamedTuple):
+    """A draft for a request: its tokens rest on a match of `match` tokens."""
+
+    source: Source
+    match: int
+    tokens: Sequence[int]
+
+
+class Demand(NamedTuple):
+    """What may be drafted for a request, in order of trust, and at most how many tokens of it."""
+
+    request: str
+    offers: Sequence[Offer]
+    limit: int
+
+
+class Plan(NamedTuple):
+    """A step of `width` rows per request, the root among them, and each request's draft."""
+
+    width: int
+    picks: list[Offer | None]
+
+
+class Luck(msgspec.Struct):
+    """How much more often a request's drafts of a source were wrong than such drafts are."""
+
+    wrong: float = 1.0
+    foreseen: float = 1.0
+
+    @property
+    def ratio(self) -> float:
+        return min(max(self.wrong / self.foreseen, 0.1), 20.0)
+
+    def observe(self, wrong: float, foreseen: float) -> None:
+        self.wrong = 1 + FADE * (self.wrong - 1) + wrong
+        self.foreseen = 1 + FADE * (self.foreseen - 1) + foreseen
+
+
+class Gate:
+    """Decides for one engine. Drafts have at most `longest` tokens, and a step may have any width up to one more."""
+
+    def __init__(self, longest: int) -> None:
+        self.cost = Cost()
+        self._longest = longest
+        self._survival = Survival(longest)
+        self._luck: dict[tuple[str, Source], Luck] = {}
+        self._since_plain = PLAIN_STEPS
+        self._since_draft = 0
+        self._since_lookup = 0
+        self._idle = False
+        self._lookup_seconds = 0.0
+        self._step_seconds = 0.0
+
+    def plan(self, demands: Sequence[Demand], context: int) -> Plan:
+        """The best step for a batch whose requests have `context` tokens all together."""
+        best = [self._best(demand) for demand in demands]
+        batch, longest = len(demands), max((len(hopes) for _, hopes in best), default=0)
+        widths = [width for width in WIDTHS if width <= longest] + [longest + 1] * (longest > 0)
+        plain = batch / self.cost.seconds(Step(batch, 1, context))
+        rates, gains = {1: plain}, {1: float(batch)}
+        for width in widths[1:]:
+            gains[width] = batch + sum(float(hopes[min(width - 1, len(hopes)) - 1]) for _, hopes in best if len(hopes))
+            rates[width] = gains[width] / self.cost.seconds(Step(batch, width, context))
+        width = self._explore(max(rates, key=rates.__getitem__), rates, gains)
+        self._idle = width == 1
+        return Plan(width, [offer if width > 1 else None for offer, _ in best])
+
+    def settle(self, demand: Demand, generated: Sequence[int]) -> None:
+        """A step has generated these tokens for the request: learn from all that was offered."""
+        for offer in demand.offers:
+            right, compared = shared(offer.tokens, generated)
+            if not compared:
+                continue
+            hazards = self._survival.hazards(offer.source, offer.match)
+            foreseen = float(hazards[: min(right + 1, compared)].sum())
+            self._luck_of(demand.request, offer.source).observe(float(right < compared), foreseen)
+            self._survival.observe(offer.source, offer.match, right, compared)
+
+    def observe(self, step: Step, seconds: float, lookup_seconds: float) -> None:
+        """A step took so long beside looking up its drafts."""
+        self.cost.observe(step, seconds)
+        self._step_seconds = seconds
+        self._lookup_seconds = max(lookup_seconds, self._lookup_seconds * 0.9)
+
+    def looks_up(self) -> bool:
+        """Whether to look for drafts in this step: always, unless nothing came of it lately and it is dear."""
+        self._since_lookup += 1
+        if self._idle and self._since_lookup * LOOKUP_SHARE * self._step_seconds < self._lookup_seconds:
+            return False
+        self._since_lookup = 0
+        return True
+
+    def drop(self, request: str) -> None:
+        """The request has ended."""
+        for source in Source:
+            self._luck.pop((request, source), None)
+
+    def _best(self, demand: Demand) -> tuple[Offer | None, Floats]:
+        """The most promising offer, and how many of its first 1, 2, … tokens will be right."""
+        best, most = None, np.zeros(0)
+        for offer in demand.offers:
+            count = min(len(offer.tokens), demand.limit, self._longest)
+            hazards = self._survival.hazards(offer.source, offer.match)[:count]
+            ratio = self._luck[key].ratio if (key := (demand.request, offer.source)) in self._luck else 1.0
+            hopes = np.cumsum(np.cumprod((1 - hazards) ** ratio))
+            if count and (not len(most) or hopes[-1] > most[-1]):
+                best, most = offer, hopes
+        return best, most
+
+    def _explore(self, width: int, rates: dict[int, float], gains: dict[int, float]) -> int:
+        """The best width, or one to learn from."""
+        if width > 1 and rates[width] < MARGIN * rates[1]:
+            width = 1
+        promising = [each for each in gains if gains[each] > PROMISE * gains[1]]
+        if width == 1 and promising and self._since_draft >= DRAFT_STEPS:
+            width = promising[0]
+        elif width > 1 and rates[width] < PROMISE * rates[1] and self._since_plain >= PLAIN_STEPS:
+            width = 1
+        self._since_plain = 0 if width == 1 else self._since_plain + 1
+        self._since_draft = 0 if width > 1 else self._since_draft + 1
+        return width
+
+    def _luck_of(self, request: str, source: Source) -> Luck:
+        if (request, source) not in self._luck and len(self._luck) >= MAX_REQUESTS:
+            del self._luck[next(iter(self._luck))]
+        return self._luck.setdefault((request, source), Luck())
