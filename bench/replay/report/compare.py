@@ -58,6 +58,10 @@ class Rows:
         """The first setting, a main one if there is, that has all these runs."""
         return next((setting for setting in self.settings if set(runs) <= self.runs(setting)), None)
 
+    def named(self, name: str) -> Setting | None:
+        """The first setting of that name."""
+        return next((setting for setting in self.settings if setting.name == name), None)
+
     def matrix(
         self, setting: Setting, run: Run, measure: Measure = task_seconds, kind: Kind = anything
     ) -> Array | None:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 import msgspec
 
 from bench.replay.records import Outcome, Row, Run, Setting, Summary, Task
-from bench.replay.report.compare import MAIN, Kind, Rows, anything
-from bench.replay.report.stats import STATISTICS, Interval, change, interval, mean, quantile, ratio
+from bench.replay.report.compare import Kind, Rows, anything
+from bench.replay.report.stats import STATISTICS, Interval, Statistic, change, interval, mean, quantile, ratio
 
 ORDER: tuple[Run, ...] = ("A", "A2", "B", "C", "D", "E", "F", "wrong", "same")
+PARTS: dict[Run, str] = {"B": "tools", "C": "drafts", "D": "retention", "E": "order"}
+FAST = "fast"
 HITS: tuple[Outcome, ...] = ("reused", "joined", "promoted")
 
 
@@ -90,30 +92,29 @@ def parts(rows: Rows, setting: Setting, run: Run = "F") -> list[Part]:
 
 
 def summary(found: Sequence[Row], sim_error_pct: float | None = None) -> Summary:
-    """The numbers by which a run is judged. Reductions are per cent of the time that is saved, overheads per cent that
-    is added; None where the runs for it are missing."""
+    """The numbers by which a replay is judged. Reductions are per cent of the time that is saved, overheads per cent
+    that is added; None where the runs for it are missing. A name may be followed by the part of the sessions it is
+    about: a domain, `recurring` tasks or `unseen` ones."""
     rows = Rows(found)
-
-    def changed(base: Run, run: Run, share: float | None = None) -> float | None:
-        setting = rows.with_runs(base, run)
-        pair = rows.pair(setting, base, run) if setting else None
-        return change(*pair, quantile(share) if share else mean).value if pair else None
-
-    main = next((each for each in rows.settings if each.name == MAIN and "A" in rows.runs(each)), None)
-    setting = rows.with_runs("A", "F")
-    latency = latency_ratio(rows, setting, "F") if setting else None
-    shares = [task.tools_s for task in rows.tasks(main, "A")] if main else []
-    whole = sum(task.task_s for task in rows.tasks(main, "A")) if main else 0.0
-    return {
-        "mean_reduction_pct": _rounded(changed("A", "F"), -1),
-        "p99_reduction_pct": _rounded(changed("A", "F", 0.99), -1),
-        "vs_ngram_reduction_pct": _rounded(changed("A2", "F"), -1),
-        "tool_latency_ratio": _rounded(latency.value if latency else None),
-        "all_wrong_overhead_pct": _rounded(changed("A", "wrong")),
-        "a_vs_a_pct": _rounded(changed("A", "same")),
-        "tool_share_pct": _rounded(100 * sum(shares) / whole if whole else None),
-        "sim_error_pct": _rounded(sim_error_pct),
+    fast = rows.named(FAST)
+    said: Summary = {
+        "mean_reduction_pct": _reduction(rows, "A", "F"),
+        "p99_reduction_pct": _reduction(rows, "A", "F", statistic=quantile(0.99)),
+        "vs_ngram_reduction_pct": _reduction(rows, "A2", "F"),
+        "tool_latency_ratio": _latency(rows),
+        "all_wrong_overhead_pct": _minus(_reduction(rows, "same", "wrong") or _reduction(rows, "A", "wrong")),
+        "a_vs_a_pct": _minus(_reduction(rows, "A", "same")),
+        "tool_share_pct": _share(rows),
+        "sim_error_pct": None if sim_error_pct is None else round(sim_error_pct, 2),
+        "fast_tools_reduction_pct": _reduction(rows, "A", "F", setting=fast) if fast else None,
     }
+    for run, name in PARTS.items():
+        said[f"{name}_reduction_pct"] = _reduction(rows, "A", run)
+    for part, kind in _kinds(rows).items():
+        said[f"mean_reduction_pct/{part}"] = _reduction(rows, "A", "F", kind=kind)
+        said[f"tool_latency_ratio/{part}"] = _latency(rows, kind)
+        said[f"tool_share_pct/{part}"] = _share(rows, kind)
+    return said
 
 
 def latency_ratio(rows: Rows, setting: Setting, run: Run, kind: Kind = anything) -> Interval | None:
@@ -189,5 +190,44 @@ def _part(rows: Rows, setting: Setting, run: Run, domain: str, known: bool | Non
     )
 
 
-def _rounded(value: float | None, sign: int = 1) -> float | None:
-    return None if value is None else round(sign * value, 2) + 0.0
+def _kinds(rows: Rows) -> dict[str, Kind]:
+    """The parts of the sessions that a summary looks at."""
+    setting = rows.with_runs("A", "F")
+    domains = sorted({task.domain for task in rows.tasks(setting, "F")}) if setting else []
+
+    def of(domain: str) -> Kind:
+        return lambda task: task.domain == domain
+
+    recurring: dict[str, Kind] = {"recurring": lambda task: task.recurring, "unseen": lambda task: not task.recurring}
+    return {domain: of(domain) for domain in domains} | (recurring if setting else {})
+
+
+def _reduction(
+    rows: Rows,
+    base: Run,
+    run: Run,
+    *,
+    statistic: Statistic = mean,
+    kind: Kind = anything,
+    setting: Setting | None = None,
+) -> float | None:
+    setting = setting or rows.with_runs(base, run)
+    pair = rows.pair(setting, base, run, kind=kind) if setting else None
+    return None if pair is None else round(-change(*pair, statistic).value, 2) + 0.0
+
+
+def _latency(rows: Rows, kind: Kind = anything) -> float | None:
+    setting = rows.with_runs("A", "F")
+    found = latency_ratio(rows, setting, "F", kind) if setting else None
+    return round(found.value, 2) if found else None
+
+
+def _share(rows: Rows, kind: Kind = anything) -> float | None:
+    setting = rows.with_runs("A")
+    tasks = [task for task in rows.tasks(setting, "A") if kind(task)] if setting else []
+    whole = sum(task.task_s for task in tasks)
+    return round(100 * sum(task.tools_s for task in tasks) / whole, 2) if whole else None
+
+
+def _minus(value: float | None) -> float | None:
+    return None if value is None else -value + 0.0

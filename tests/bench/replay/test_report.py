@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from replay_rows import block, example, place, task, turn
 
-from bench.replay.records import Early, Setting, append_rows
+from bench.replay.records import Early, Row, Setting, append_rows
 from bench.replay.report import bounds
 from bench.replay.report.build import as_json, as_page, as_text, reliability
 from bench.replay.report.compare import Rows
@@ -104,11 +104,31 @@ def test_a_summary_says_only_what_was_measured() -> None:
     assert found["tool_latency_ratio"] == pytest.approx(6 / (6 - 1.59), abs=0.01)
     assert found["tool_share_pct"] == 25.0
     assert found["sim_error_pct"] == 3.21
+    assert found["mean_reduction_pct/customer service"] == pytest.approx(100 * 0.99 / 8, abs=0.01)
+    assert found["mean_reduction_pct/coding"] == 0.0
+    assert found["tool_latency_ratio/recurring"] == pytest.approx(2 / 1.01, abs=0.01)
     assert [name for name, value in found.items() if value is None] == [
         "vs_ngram_reduction_pct",
         "all_wrong_overhead_pct",
         "a_vs_a_pct",
+        "fast_tools_reduction_pct",
+        "tools_reduction_pct",
+        "drafts_reduction_pct",
+        "retention_reduction_pct",
+        "order_reduction_pct",
     ]
+
+
+def test_what_wrong_guesses_cost_is_measured_beside_the_stock_that_ran_next_to_them() -> None:
+    def played(run: str, seconds: float) -> list[Row]:
+        where = place(run)  # type: ignore[arg-type]
+        return [task(where, "s0", turn(generation_s=seconds)), block(where)]
+
+    rows = [*example(), *played("same", 4.0), *played("wrong", 4.11)]
+    found = summary(rows)
+    assert found["all_wrong_overhead_pct"] == pytest.approx(100 * 0.11 / 5.5, abs=0.01)
+    assert found["a_vs_a_pct"] == pytest.approx(100 * (5.5 / 8 - 1), abs=0.01)
+    assert summary([*example(), *played("wrong", 8.5)])["all_wrong_overhead_pct"] == pytest.approx(25.0, abs=0.01)
 
 
 def test_sessions_that_only_one_side_played_are_not_compared() -> None:
@@ -133,6 +153,10 @@ def test_settings_are_kept_apart() -> None:
     other = Setting(name="fast", agents=2, scale=0.001, model="tiny")
     fast = [task(place("A", setting=other), "s0", turn(tools_s=0.005)), block(place("A", setting=other))]
     assert summary([*fast, *example()]) == summary(example())
+    ours = [task(place("F", setting=other), "s0", turn(tools_s=0.002)), block(place("F", setting=other))]
+    both = summary([*fast, *ours, *example()])
+    assert both["fast_tools_reduction_pct"] == pytest.approx(100 * 0.003 / 2.005, abs=0.01)
+    assert both["mean_reduction_pct"] == summary(example())["mean_reduction_pct"]
 
 
 def test_parts_are_the_domains_and_whether_tasks_were_known() -> None:
