@@ -31,7 +31,7 @@ def draft_pack(
     shape: a `tree` merges all sources, equal beginnings once, the most trusted first; a `chain` is the first source
         that drafted anything
     seq_lens_sum: the sum of seq_lens where it is known on the host; with it the full mask is made too
-    out: tensors to write to; a longer `full_mask` is filled from its beginning
+    out: tensors to write to; what a `full_mask` is longer is filled with ones, as SGLang pads it
 
     All integers are int32 or int64. Unused nodes see the text and themselves, and no link leads to one: verification
     cannot accept them. ValueError for shapes that do not belong together.

@@ -87,7 +87,8 @@ def _trie(
 
 def _widen(mask: Tensor, lengths: list[int], full: Tensor) -> None:
     width, at = mask.shape[1], 0
-    for row, length in enumerate(lengths):
-        piece = full[at : at + width * (length + width)].view(width, length + width)
-        piece[:, :length], piece[:, length:] = True, mask[row]
-        at += piece.numel()
+    full.fill_(True)
+    for square, length in zip(mask, lengths, strict=True):
+        end = at + width * (length + width)
+        full[at:end].view(width, -1)[:, length:] = square
+        at = end

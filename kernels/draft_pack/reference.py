@@ -44,8 +44,8 @@ def draft_pack(
         out.source[row] = torch.tensor([node.source for node in trie] + [-1] * unused)
         rows.append(torch.cat([torch.ones(width, length, dtype=torch.bool), mask], 1).flatten())
     if out.full_mask is not None:
-        full = torch.cat([*rows, torch.ones(0, dtype=torch.bool)])
-        out.full_mask[: len(full)] = full
+        rest = len(out.full_mask) - sum(map(len, rows))
+        out.full_mask.copy_(torch.cat([*rows, torch.ones(rest, dtype=torch.bool)]))
 
 
 def _usable(tokens: list[int], count: int) -> list[int]:

@@ -24,7 +24,7 @@ KERNELS: list[tuple[str, str, dict[str, str], dict[str, Any]]] = [
         dict.fromkeys(PACKED, LONG)
         | {"roots": LONG, "drafts": "*i32", "counts": "*i32", "seq_lens": LONG, "limits": "*i32"}
         | {"mask": "*i1", "full_mask": "*i1", "source": "*i8"},
-        {"SOURCES": 3, "CHAIN": True, "FULL": True, "BATCH": 64, "DRAFT": 16, "WIDTH": 16, "PIECE": 1024},
+        {"SOURCES": 3, "CHAIN": True, "FULL": True, "BATCH": 64, "DRAFT": 16, "WIDTH": 16},
     ),
 ]
 

@@ -26,8 +26,8 @@ class Case:
     width: int
     shape: Shape
 
-    def after(self, version: Callable[..., Any], full: bool = True) -> Pack:
-        total = int(self.seq_lens.sum()) if full else None
+    def after(self, version: Callable[..., Any], full: bool = True, spare: int = 0) -> Pack:
+        total = int(self.seq_lens.sum()) + spare if full else None
         out = empty_pack(len(self.roots), self.width, total, torch.device("cpu"))
         for tensor in out:
             if tensor is not None:
@@ -58,10 +58,10 @@ def cases(draw: st.DrawFn, most_rows: int = 4, most_sources: int = 4) -> Case:
     )
 
 
-@given(cases(), st.booleans())
+@given(cases(), st.booleans(), st.integers(0, 5))
 @settings(max_examples=100)
-def test_host_is_the_reference(case: Case, full: bool) -> None:
-    assert same(case.after(host.draft_pack, full), case.after(reference.draft_pack, full))
+def test_host_is_the_reference(case: Case, full: bool, spare: int) -> None:
+    assert same(case.after(host.draft_pack, full, spare), case.after(reference.draft_pack, full, spare))
 
 
 @given(cases(most_rows=2, most_sources=3), st.booleans())
@@ -69,12 +69,6 @@ def test_host_is_the_reference(case: Case, full: bool) -> None:
 def test_triton_is_the_reference(triton: Callable[..., Pack], case: Case, full: bool) -> None:
     ours = case.after(lambda *arguments: triton("draft_pack", *arguments), full)
     assert same(ours, case.after(reference.draft_pack, full))
-
-
-def test_long_rows_of_the_full_mask_are_filled_by_many_programs(triton: Callable[..., Pack]) -> None:
-    ones = torch.ones(2, dtype=torch.int64)
-    case = Case(ones, torch.ones((2, 1, 2), dtype=torch.int64), ones[:, None], 20_000 * ones, ones, 2, "chain")
-    assert same(case.after(lambda *arguments: triton("draft_pack", *arguments)), case.after(host.draft_pack))
 
 
 BROKEN: dict[str, Callable[[Case], Case]] = {
