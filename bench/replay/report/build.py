@@ -10,7 +10,7 @@ from bench.replay.report.compare import Rows
 from bench.replay.report.page import Section
 from bench.replay.report.plots import Figure
 from bench.replay.report.stats import Interval, change, mean
-from bench.replay.report.summary import Numbers, Part, numbers, parts, summary
+from bench.replay.report.summary import HITS, Numbers, Part, numbers, parts, summary
 from sglang_paste.mine.plot import wilson
 
 BINS = 10
@@ -31,32 +31,15 @@ def as_json(found: Sequence[Row], sim_error_pct: float | None = None) -> dict[st
 
 
 def as_text(found: Sequence[Numbers]) -> str:
-    """A table with a line for each run in each setting."""
-    head = [
-        "setting",
-        "run",
-        "n",
-        "mean",
-        "p50",
-        "p95",
-        "p99",
-        "mean vs A",
-        "p99 vs A",
-        "tool lat.",
-        "reused",
-        "joined",
-    ]
-    head += ["promoted", "missed", "wasted/used", "calls vs A", "prefix hit", "accept", "engine", "GB"]
-    lines = [head, *(_cells(each) for each in found)]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(head))]
-    text = [
-        "  ".join(
-            cell.rjust(width) if at > 1 else cell.ljust(width)
-            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    return "\n".join(text)
+    """Two tables for each setting: task times, and what was done for them."""
+    settings = dict.fromkeys(each.setting for each in found)
+    told = []
+    for setting in settings:
+        here = [each for each in found if each.setting == setting]
+        times = [_TIMES, *(_time_cells(each) for each in here)]
+        works = [_WORKS, *(_work_cells(each) for each in here)]
+        told.append(f"{plots.setting_title(setting)}\n\n{_columns(times)}\n\n{_columns(works)}\n")
+    return "\n".join(told)
 
 
 def as_page(found: Sequence[Row], sim_error_pct: float | None = None, more: Sequence[Section] = ()) -> str:
@@ -153,22 +136,45 @@ def _lead(found: Summary) -> str:
     )
 
 
-def _cells(each: Numbers) -> list[str]:
-    counts = [each.outcomes.get(kind, 0) for kind in ("reused", "joined", "promoted")]
+_TIMES = ["run", "n", "mean, s", "p50", "p95", "p99", "mean against A, %", "p99 against A, %"]
+_WORKS = ["run", "tool latency, s", "reused", "joined", "promoted", "not foreseen", "wasted/useful", "calls/session"]
+_WORKS += ["against A", "prefix hit, %", "accept length", "engine, %", "tools at work", "GB"]
+
+
+def _time_cells(each: Numbers) -> list[str]:
+    times = [each.task_s.get(name) for name in ("mean", "p50", "p95", "p99")]
     changes = [each.change_pct.get(name) for name in ("mean", "p99")]
+    return [
+        plots.label(each.run),
+        f"{each.sessions} × {each.repetitions}",
+        *("–" if one is None else f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f})" for one in times),
+        *("–" if one is None else f"{one.value:+.1f} ({one.low:+.1f} to {one.high:+.1f})" for one in changes),
+    ]
+
+
+def _work_cells(each: Numbers) -> list[str]:
+    counts = [each.outcomes.get(kind, 0) for kind in HITS]
     waste, against = each.wasted_per_useful, each.calls_ratio
     return [
-        plots.setting_title(each.setting),
         plots.label(each.run),
-        str(each.tasks),
-        *(f"{each.task_s[name].value:.2f}" if name in each.task_s else "–" for name in ("mean", "p50", "p95", "p99")),
-        *("–" if one is None else f"{one.value:+.1f} % ({one.low:+.1f} to {one.high:+.1f})" for one in changes),
         f"{each.tool_latency_s:.3f}",
         *(str(count) for count in (*counts, sum(each.outcomes.values()) - sum(counts))),
         "–" if waste is None else f"{waste:.2f}",
+        f"{each.calls_per_session:.1f}",
         "–" if against is None else f"{against:.2f}",
-        f"{each.prefix_hit_pct:.1f} %",
+        f"{each.prefix_hit_pct:.1f}",
         f"{each.accept_length:.2f}",
-        f"{each.engine_pct:.0f} %",
+        f"{each.engine_pct:.0f}",
+        f"{each.tools_at_work:.2f}",
         f"{each.peak_gb:.2f}",
     ]
+
+
+def _columns(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        )
+        for line in lines
+    )

@@ -138,19 +138,17 @@ def by_part(found: Sequence[Part]) -> Figure:
     )
 
 
-def over_agents(points: Sequence[tuple[int, Interval]], simulated: Sequence[tuple[int, float]] = ()) -> Figure | None:
+def over_agents(points: Sequence[tuple[int, Interval]]) -> Figure | None:
     """The gain at several numbers of agents."""
-    if len(points) + len(simulated) < 2:
+    if len(points) < 2:
         return None
-    ends = [end for _, interval in points for end in interval] + [value for _, value in simulated]
-    counts = sorted({agents for agents, _ in (*points, *simulated)})
+    ends = [end for _, interval in points for end in interval]
+    counts = sorted({agents for agents, _ in points})
     frame = Frame(
         Axis(low=counts[0] * 0.8, high=counts[-1] * 1.25, label="agents at a time", log=True, ticks=tuple(counts)),
         Axis(low=min(0.0, *ends), high=max(10.0, *ends) * 1.1, label="mean task time saved, F against A", unit=" %"),
     )
     parts = [frame.zero()]
-    if simulated:
-        parts.append(frame.path([(float(agents), value) for agents, value in simulated], "bound-1"))
     parts.append(frame.path([(float(agents), each.value) for agents, each in points], "run-F"))
     for agents, each in points:
         parts += [frame.whisker(agents, each.low, each.high, "run-F"), frame.dot(agents, each.value, "run-F")]
@@ -159,7 +157,6 @@ def over_agents(points: Sequence[tuple[int, Interval]], simulated: Sequence[tupl
         svg=frame.svg(parts, "gain over the number of agents"),
         caption="Higher is better; whiskers are 95 % intervals over sessions, in pairs. Each point is one setting, a "
         "closed loop of so many agents on one server.",
-        legend=(("line run-F", "measured"), *([("line bound-1", "simulated")] if simulated else [])),
     )
 
 
