@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+FEW = 1024  # likeliest tokens, which nearly always hold all that top-p keeps, and are found sooner than all are sorted
+
 
 def verify(
     logits: Tensor,
@@ -90,10 +92,18 @@ def target_probs(logits: Tensor, temperature: float, top_k: int, top_p: float, m
     probs = torch.softmax(logits.float() / temperature, -1)
     if top_k >= vocab and top_p >= 1 and min_p <= 0:
         return probs
-    ranked, ids = probs.topk(top_k) if top_k < vocab else probs.sort(descending=True)
-    before = ranked.cumsum(-1) - ranked
-    kept = (before <= top_p) & (ranked >= ranked[0] * min_p)
+    most = min(top_k, vocab)
+    ranked, ids, kept = _kept_tokens(probs, min(most, FEW), top_p, min_p)
+    if kept[-1] and len(ids) < most:
+        ranked, ids, kept = _kept_tokens(probs, most, top_p, min_p)
     return torch.zeros(vocab).scatter_(0, ids, torch.where(kept, ranked, 0.0))
+
+
+def _kept_tokens(probs: Tensor, most: int, top_p: float, min_p: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The likeliest tokens with their probabilities, and which are kept: none after the first that is not."""
+    ranked, ids = probs.topk(most) if most < len(probs) else probs.sort(descending=True)
+    before = ranked.cumsum(-1) - ranked
+    return ranked, ids, (before <= top_p) & (ranked >= ranked[0] * min_p)
 
 
 class Tree(NamedTuple):

@@ -183,7 +183,9 @@ def sglangs_filter() -> Callable[..., tuple[Tensor, ...]]:
 
 
 @pytest.mark.host
-def test_weights_are_those_sglang_samples_from() -> None:
+@pytest.mark.parametrize("few", [1, 7, 1024])
+def test_weights_are_those_sglang_samples_from(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "FEW", few)
     filtered = sglangs_filter()
     logits = torch.randn((20, 50), generator=torch.Generator().manual_seed(2))
     for temperature, top_k, top_p, min_p in SETTINGS.values():
