@@ -4,18 +4,16 @@ They come from stock alone, but for a step with drafts, which comes from the run
 fitted to the times of single turns; how long a task takes, or what a run gains, is not looked at.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import median
 
 import msgspec
 import numpy as np
 
-from bench.replay.records import Call, Run, Task, Turn
+from bench.replay.records import Call, Task, Turn
 from bench.replay.simulate.fit import Array, nonnegative
-from bench.replay.simulate.workload import Prefill, Service, Step
+from bench.replay.simulate.workload import Prefill, Step
 
-CHUNK = 2048
-RUNNING = 64
 # How long a prefill takes says how much of it was left when another request came, and the other way round.
 ROUNDS = 6
 
@@ -56,26 +54,12 @@ def measure(blocks: Sequence[Block], known: Measured | None = None) -> Measured:
     )
 
 
-def service(
-    stock: Measured, drafts: Measured | None, calls: Mapping[Run, Sequence[Call]], pause: float, pool: int
-) -> Service:
-    """One server's times; `calls` are those that clients made, by run."""
-    plain = [call.latency_s - call.duration_s for call in calls.get("A", ())]
-    reused = [call.latency_s for run in ("B", "F") for call in calls.get(run, ()) if call.outcome == "reused"]
-    call = max(median(plain), 0.0) if plain else 0.0
-    return Service(
-        prefill=stock.prefill,
-        decode=stock.step,
-        verify=(drafts or stock).step,
-        tokenise=stock.tokenise,
-        turn=stock.turn,
-        call=call,
-        claim=min(median(reused), call) if reused else call,
-        pause=pause,
-        pool=pool,
-        chunk=CHUNK,
-        running=RUNNING,
-    )
+def overheads(calls: Sequence[Call]) -> tuple[float, float]:
+    """Median seconds that a call takes beside its tool, and that one takes whose result is there."""
+    ran = [call.latency_s - call.duration_s for call in calls if call.outcome == "run"]
+    reused = [call.latency_s for call in calls if call.outcome == "reused"]
+    call = max(median(ran), 0.0) if ran else 0.0
+    return call, min(median(reused), call) if reused and ran else call
 
 
 def pause(tasks: Sequence[Task]) -> float:

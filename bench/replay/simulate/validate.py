@@ -6,7 +6,7 @@ from statistics import fmean
 
 import msgspec
 
-from bench.replay.records import Block, Place, Row, Run, Setting, Task
+from bench.replay.records import STOCK, Block, Call, Place, Row, Run, Setting, Task
 from bench.replay.simulate import calibrate, observe
 from bench.replay.simulate.play import play
 from bench.replay.simulate.server import Options
@@ -15,6 +15,7 @@ from sglang_paste.config import Limits
 
 TARGET_PCT = 10.0
 # As the replay's tools.toml has them.
+CHUNK, RUNNING = 2048, 64
 REPLAYED = Limits(speculative=8, per_session=3, per_tool=8)
 
 
@@ -64,24 +65,42 @@ def sim_error_pct(checked: Sequence[Checked]) -> float | None:
 def services(played: Played, pool: int) -> dict[Run, Service]:
     """A server's times in each run, from all blocks of a model; none without stock.
 
-    A step with drafts is timed in the run itself for NGRAM's, and in C for ours, or else in F.
+    A step with drafts is timed in the run itself for NGRAM's, and in C for ours, or else in F. What calls take beside
+    their tools is that of stock for stock, which has no gateway, and of all other runs for those.
     """
 
-    def blocks(run: Run) -> list[list[Task]]:
-        return [tasks for place, (tasks, _) in played.items() if place.run == run]
+    def blocks(*runs: Run) -> list[list[Task]]:
+        return [tasks for place, (tasks, _) in played.items() if place.run in runs]
 
     stock = blocks("A")
     if not stock:
         return {}
     plain = calibrate.measure(stock)
-    calls = {run: [call for tasks in blocks(run) for task in tasks for call in task.calls] for run in FEATURES}
     pause = calibrate.pause([task for tasks in stock for task in tasks])
+    ours: tuple[Run, ...] = ("B", "C", "D", "E", "F")
+    beside = {run: calibrate.overheads(_calls(blocks(*(("A",) if run in STOCK else ours)))) for run in FEATURES}
     found: dict[Run, Service] = {}
     for run, features in FEATURES.items():
-        timed = (blocks(run) if run == "A2" else blocks("C") or blocks("F")) if features.drafts else []
-        drafts = calibrate.measure(timed, plain) if timed else None
-        found[run] = calibrate.service(plain, drafts, calls, pause, pool)
+        timed = (blocks("A2") if run == "A2" else blocks("C") or blocks("F")) if features.drafts else []
+        call, claim = beside[run]
+        found[run] = Service(
+            prefill=plain.prefill,
+            decode=plain.step,
+            verify=(calibrate.measure(timed, plain) if timed else plain).step,
+            tokenise=plain.tokenise,
+            turn=plain.turn,
+            call=call,
+            claim=claim,
+            pause=pause,
+            pool=pool,
+            chunk=CHUNK,
+            running=RUNNING,
+        )
     return found
+
+
+def _calls(blocks: Sequence[Sequence[Task]]) -> list[Call]:
+    return [call for tasks in blocks for task in tasks for call in task.calls]
 
 
 def _checked(setting: Setting, run: Run, pairs: Sequence[tuple[float, float]]) -> Checked:
