@@ -13,12 +13,11 @@ import simpy
 
 from bench.replay.simulate.cache import Cache, whose
 from bench.replay.simulate.workload import Features, Service, Session, Step, Turn
+from sglang_paste.draft.gate import MARGIN
 from sglang_paste.schedule.order import Rates, Waiting, Weights, order
 from sglang_paste.schedule.warm import WarmLine
 
 EXPECTED_OUT = 128
-# What drafts must promise beyond a plain step.
-MARGIN = 1.03
 
 Process = Generator[simpy.Event, Any, None]
 
