@@ -10,7 +10,6 @@ import torch
 from hypothesis import Phase, find, given, settings
 from torch import Tensor
 
-from sglang_paste.kernels.device import uses_triton
 from sglang_paste.kernels.ngram_match import Match, Prefer, host, ngram_match, reference
 
 POISON = -77
@@ -163,10 +162,3 @@ def test_numbers_that_cannot_be_met_are_refused() -> None:
         ngram_match(text, lengths, min_match=3, max_match=2, draft=1)
     with pytest.raises(ValueError, match="belong together"):
         ngram_match(text, lengths, min_match=1, max_match=2, draft=1, tail=text)
-
-
-def test_the_interpreter_is_chosen_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    assert not uses_triton(torch.zeros(1))
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert uses_triton(torch.zeros(1))

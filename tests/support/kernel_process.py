@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -26,3 +27,9 @@ def run(operation: str, *arguments: Any) -> Any:
     module = import_module(f"sglang_paste.kernels.{operation}.triton")
     getattr(module, operation)(*arguments)
     return arguments[-1]
+
+
+def choose(operation: str, *arguments: Any, **options: Any) -> tuple[Any, bool]:
+    """Call the operation as its users do; says whether Triton did the work."""
+    written = getattr(import_module(f"sglang_paste.kernels.{operation}"), operation)(*arguments, **options)
+    return written, f"sglang_paste.kernels.{operation}.triton" in sys.modules
