@@ -1,9 +1,11 @@
 """The plots of the simulator: how far it is from what was measured, and what it says of larger machines."""
 
+import math
 from collections.abc import Callable, Sequence
 from html import escape
 
 from bench.replay.records import NAMES, Run
+from bench.replay.report import bounds
 from bench.replay.report.draw import Axis, Frame
 from bench.replay.report.page import Section, table
 from bench.replay.report.plots import Figure, label, setting_title
@@ -97,6 +99,48 @@ def loads(points: Sequence[Point]) -> Section:
     stock = [point for point in points if point.run == "A"]
     share = f" At {stock[0].sessions} sessions, tools are {stock[0].tool_share_pct:.0f} % of a task on stock."
     return Section(title="One server, an 8B model on an H100", said=_MODEL + share, figures=figures)
+
+
+def shares(points: Sequence[tuple[float, Point]], hit_rate: float) -> Section:
+    """What early tools and everything gain over the tools' share, beside what analysis says."""
+    by_scale: dict[float, dict[Run, Point]] = {}
+    for scale, point in points:
+        by_scale.setdefault(scale, {})[point.run] = point
+    grid = [each / 100 for each in range(101)]
+    curves = {
+        "bound-1": [(100 * each, bounds.no_tools(each)) for each in grid],
+        "bound-2": [(100 * each, bounds.one_ahead(each, hit_rate)) for each in grid],
+        "bound-3": [(100 * each, bounds.speculative_actions(each, hit_rate)) for each in grid],
+    }
+    for run in ("B", "F"):
+        curves[f"run-{run}"] = [
+            (each["A"].tool_share_pct, 100 * (1 - each[run].mean_s / each["A"].mean_s)) for each in by_scale.values()
+        ]
+    top = 10 * math.ceil(max(gain for run in ("run-B", "run-F") for _, gain in curves[run]) / 10 + 1)
+    frame = Frame(
+        Axis(low=0.0, high=100.0, label="tools' share of the task on stock", unit=" %"),
+        Axis(low=0.0, high=float(top), label="mean task time saved against A", unit=" %"),
+    )
+    parts = [frame.path([(x, y) for x, y in curve if y <= top], kind) for kind, curve in curves.items()]
+    parts += [frame.dot(x, y, kind) for kind, curve in curves.items() if kind.startswith("run") for x, y in curve]
+    rate = f"{100 * hit_rate:.0f} %"
+    sessions = points[0][1].sessions
+    figure = Figure(
+        title="Gain over the tools' share",
+        svg=frame.svg(parts, "gain over the tools' share, with analytic bounds"),
+        caption=f"{sessions} sessions at a time; their tools take from {min(by_scale):g} times to all of their time. "
+        f"Bounds are for early tools alone, where {rate} of the calls are foreseen a turn ahead (here, of those that may "
+        "run early) and all tools take the same time. B also runs what is foreseen as it is being written, but no "
+        "writes, and a tool that takes a minute can't hide behind a turn of two seconds.",
+        legend=(
+            ("line run-B", label("B")),
+            ("line run-F", label("F")),
+            ("line bound-1", "tools take no time"),
+            ("line bound-2", f"LLNL/UMD at α = {rate}, g = 0"),
+            ("line bound-3", f"Speculative Actions at p = {rate}"),
+        ),
+    )
+    return Section(title="Where early tools pay", figures=(figure,))
 
 
 def fleet(points: Sequence[Point]) -> Section:

@@ -17,7 +17,7 @@ from bench.replay.report.summary import prefix_hit_pct
 from bench.replay.simulate.play import Fleet, Routing, play
 from bench.replay.simulate.server import Options
 from bench.replay.simulate.shapes import Foresight, prepared
-from bench.replay.simulate.workload import Service, Session
+from bench.replay.simulate.workload import Service, Session, Use
 
 LOADS = (2, 4, 8, 12, 16, 20, 24, 32, 48, 64)
 RUNS: tuple[Run, ...] = ("A", "A2", "B", "C", "D", "E", "F")
@@ -25,6 +25,7 @@ PER_SERVER = 16
 REPRESENTATIVES = 24
 ROUNDS = 2
 HOP_S = 0.001
+SCALES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +61,23 @@ def over_load(
             queues = _queues(ready, [load])[0]
             rows = play(_place(run, load), queues, service, options, Fleet(hop=HOP_S))
             yield _point(rows, run, load, 1, 1, "affine")
+
+
+def over_share(
+    sessions: Sequence[Session],
+    service: Service,
+    options: Options,
+    foresight: Foresight,
+    scales: Sequence[float] = SCALES,
+    load: int = 8,
+) -> Iterator[tuple[float, Point]]:
+    """Stock, early tools and everything on one server at one load, with tools that take `scales` times as long."""
+    for scale in scales:
+        scaled = [_scaled(each, scale) for each in sessions]
+        for run in ("A", "B", "F"):
+            queues = _queues(prepared(scaled, run, foresight), [load])[0]
+            rows = play(_place(run, load), queues, service, options, Fleet(hop=HOP_S))
+            yield scale, _point(rows, run, load, 1, 1, "affine")
 
 
 def fleets(
@@ -115,6 +133,16 @@ def _fleet(
     for queues in _queues(ready, counts):
         rows += play(_place(run, size), queues, service, options, Fleet(hop=HOP_S))
     return rows
+
+
+def _scaled(session: Session, scale: float) -> Session:
+    """The same session with tools that take `scale` times as long."""
+
+    def slower(use: Use) -> Use:
+        return msgspec.structs.replace(use, seconds=scale * use.seconds)
+
+    turns = [msgspec.structs.replace(turn, uses=tuple(map(slower, turn.uses))) for turn in session.turns]
+    return msgspec.structs.replace(session, turns=tuple(turns))
 
 
 def _by_chance(size: int, servers: int, seed: int = 0) -> list[int]:

@@ -11,7 +11,7 @@ from bench.replay.records import Row
 from bench.replay.report.page import Section
 from bench.replay.report.plots import setting_title
 from bench.replay.simulate import figures, shapes
-from bench.replay.simulate.fleet import LOADS, Point, fleets, over_load
+from bench.replay.simulate.fleet import LOADS, Point, fleets, over_load, over_share
 from bench.replay.simulate.hardware import h100_8b
 from bench.replay.simulate.server import Options
 from bench.replay.simulate.validate import Checked, sim_error_pct, validate
@@ -29,7 +29,9 @@ class Simulated(msgspec.Struct, frozen=True, kw_only=True):
 
     checked: tuple[Checked, ...] = ()
     loads: tuple[Point, ...] = ()
+    shares: tuple[tuple[float, Point], ...] = ()
     fleets: tuple[Point, ...] = ()
+    hit_rate: float = 0.0
 
     @property
     def sections(self) -> list[Section]:
@@ -37,6 +39,8 @@ class Simulated(msgspec.Struct, frozen=True, kw_only=True):
         found = [figures.validation(self.checked)] if self.checked else []
         if self.loads:
             found.append(figures.loads(self.loads))
+        if self.shares:
+            found.append(figures.shares(self.shares, self.hit_rate))
         return [*found, figures.fleet(self.fleets)] if self.fleets else found
 
 
@@ -57,7 +61,9 @@ def simulate(
     for point in fleets(sessions, service, options, foresight, sizes):
         large.append(point)
         _tell(point)
-    return Simulated(checked=checked, loads=tuple(points), fleets=tuple(large))
+    shares = tuple(over_share(sessions, service, options, foresight)) if points else ()
+    hit_rate = sum(share for moment, share in foresight.right.items() if moment != "stream")
+    return Simulated(checked=checked, loads=tuple(points), shares=shares, fleets=tuple(large), hit_rate=hit_rate)
 
 
 def as_json(found: Simulated) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 from simulated import OPTIONS, SERVICE, at, one_turn, session, tasks_of
 
 from bench.replay.report.page import page
-from bench.replay.simulate.fleet import Point, fleets, gains_pct, over_load, turn
+from bench.replay.simulate.fleet import Point, fleets, gains_pct, over_load, over_share, turn
 from bench.replay.simulate.hardware import h100_8b
 from bench.replay.simulate.play import Fleet, play
 from bench.replay.simulate.run import Simulated, as_json
@@ -107,7 +107,11 @@ def test_a_small_fleet_from_end_to_end() -> None:
     ]
     assert {each.tasks for each in large} == {80}
     assert gains_pct(loads, "F")[2] > 0
-    found = Simulated(loads=tuple(loads), fleets=tuple(large))
+    shares = tuple(over_share(sessions, h100_8b(), options, ASSUMED, scales=(0.01, 1.0), load=2))
+    by_scale = {(scale, each.run): each for scale, each in shares}
+    assert by_scale[0.01, "A"].tool_share_pct < by_scale[1.0, "A"].tool_share_pct
+    assert by_scale[1.0, "B"].mean_s < by_scale[1.0, "A"].mean_s
+    found = Simulated(loads=tuple(loads), fleets=tuple(large), shares=shares, hit_rate=0.3)
     assert as_json(found)["sim_error_pct"] is None
     html = page("Simulated", "", found.sections)
     assert "F gains most at" in html
