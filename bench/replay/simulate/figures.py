@@ -129,8 +129,8 @@ def shares(points: Sequence[tuple[float, Point]], hit_rate: float) -> Section:
         title="Gain over the tools' share",
         svg=frame.svg(parts, "gain over the tools' share, with analytic bounds"),
         caption=f"{sessions} sessions at a time; their tools take from {min(by_scale):g} times to all of their time. "
-        f"Bounds are for early tools alone, where {rate} of the calls are foreseen a turn ahead (here, of those that may "
-        "run early) and all tools take the same time. B also runs what is foreseen as it is being written, but no "
+        f"Bounds are for early tools alone, where {rate} of the calls are foreseen a turn ahead (here, of those that "
+        "may run early) and all tools take the same time. B also runs what is foreseen as it is being written, but no "
         "writes, and a tool that takes a minute can't hide behind a turn of two seconds.",
         legend=(
             ("line run-B", label("B")),
