@@ -28,7 +28,7 @@ def ngram_match(
     pieces = max(1, triton.cdiv(capacity, PIECE))
     best = torch.empty((rows, pieces), dtype=torch.int64, device=text.device)
     voters = best.new_empty((rows, VOTERS if prefer == "frequent" else 0))
-    texts = (text, *text.stride(), lengths, tail, *tail.stride(), tail_lengths)
+    texts = (text, *text.stride(), lengths.contiguous(), tail, *tail.stride(), tail_lengths.contiguous())
     _best_of_pieces[(rows, pieces)](*texts, best, pieces, min_match, max_match, PIECE)
     _continue_best[(rows,)](
         *texts,

@@ -49,7 +49,7 @@ def texts(draw: st.DrawFn, rows: int, capacity: int, dtype: torch.dtype) -> tupl
     if draw(st.booleans()):
         wide[torch.rand(wide.shape, generator=generator) < 0.05] = -1
     lengths = st.one_of(st.just(capacity), st.integers(0, capacity))
-    return wide[:, ::step], torch.tensor([draw(lengths) for _ in range(rows)], dtype=torch.int32)
+    return wide[:, ::step], torch.tensor([[draw(lengths), POISON] for _ in range(rows)], dtype=torch.int32)[:, 0]
 
 
 @st.composite
