@@ -116,6 +116,7 @@ class Engine:
             if batch := self._admit():
                 yield from self._prefill(batch)
             elif self._running:
+                yield from self._warm_up()
                 yield from self._decode()
             elif not (yield from self._warm_up()):
                 yield self._wake
@@ -195,7 +196,9 @@ class Engine:
         context = sum(request.context for request in running)
         step, drafts = self._choose(context)
         paces = [request.pace if drafts else 1.0 for request in running]
-        steps = max(math.ceil(min(each.left_to(pace) for each, pace in zip(running, paces, strict=True)) - 1e-9), 1)
+        left = min(each.left_to(pace) for each, pace in zip(running, paces, strict=True))
+        # A slice is prefilled between two steps.
+        steps = 1 if self.warm else max(math.ceil(left - 1e-9), 1)
 
         def seconds(count: int) -> float:
             return count * step.seconds(len(running), context + sum(paces) * (count - 1) / 2)

@@ -1,7 +1,6 @@
 """One server: tokenizer, engine, side process and gateway, and the events and directives between them."""
 
 import json
-from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any
@@ -54,7 +53,7 @@ class Server:
         self._tokenizer = simpy.Resource(env)
         self._kept: dict[str, int] = {}
         self._next: dict[str, tuple[Session, int]] = {}
-        self._known = Counter[str]()
+        self._known: dict[str, set[int]] = {}
 
     def turn(self, session: Session, number: int) -> Generator[simpy.Event, Any, Played]:
         """Generate a turn and wait for its tools, as a client does."""
@@ -114,7 +113,7 @@ class Server:
         turn = session.turns[number]
         self._next[session.id] = (session, number + 1)
         self._known.pop(session.id, None)
-        if self.engine.warm:
+        if self.engine.warm is not None:
             self.engine.warm.drop(rid)
         event = TurnStarted(
             tenant=DEFAULT_TENANT,
@@ -211,9 +210,10 @@ class Server:
     def _warm(self, warm: Warm) -> None:
         """The next prompt is known once all results of a turn are."""
         session, number = self._next[warm.session]
-        self._known[session.id] += 1
-        complete = self._known[session.id] == len(session.turns[number - 1].uses)
-        if self.engine.warm and complete and number < len(session.turns):
+        known = self._known.setdefault(session.id, set())
+        known.add(warm.index)
+        complete = len(known) == len(session.turns[number - 1].uses)
+        if self.engine.warm is not None and complete and number < len(session.turns):
             there = session.shared + self.engine.cache.tokens(session.id)
             item, length = (session.id, session.shared), session.turns[number].prompt
             self.engine.warm.park(f"{session.id}/{number}", item, there, length, self._env.now)

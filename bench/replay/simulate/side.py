@@ -8,7 +8,7 @@ import simpy
 
 from bench.replay.records import Outcome as RecordedOutcome
 from bench.replay.simulate.workload import Guess, Service, Use
-from sglang_paste.calls import DEFAULT_TENANT, Arguments, SessionId, ToolCall
+from sglang_paste.calls import DEFAULT_TENANT, Arguments, SessionId, ToolCall, call_key
 from sglang_paste.config import Limits, Policy
 from sglang_paste.events import CallReady, EngineDirective, ToolReturned
 from sglang_paste.execute.base import Outcome
@@ -145,6 +145,7 @@ class Side:
         )
         claim = self.ledger.claim(call, env.now)
         if claim.kind == "reused":
+            self._foretell(call.session, call_key(call.tool, call.arguments), name)
             return "reused"
         run_time = self._run_time(use.tool, use.seconds)
         number = self.outlook.began(DEFAULT_TENANT, SessionId(session), run_time, env.now)
@@ -152,11 +153,19 @@ class Side:
             if claim.kind == "joined" and claim.entry is not None:
                 yield self._runs[claim.entry.id]
                 if self.ledger.collect(claim.entry) is not None:
+                    self._foretell(call.session, call_key(call.tool, call.arguments), name)
                     return "joined"
             yield from self._run(call, session, name, use)
+            self._foretell(call.session, call_key(call.tool, call.arguments), name)
         finally:
             self.outlook.ended(DEFAULT_TENANT, SessionId(session), number)
         return "promoted" if claim.kind == "promoted" else "run"
+
+    def _foretell(self, session: SessionId | None, key: str, call_id: str | None) -> None:
+        """The client has the result in a moment, and the session is back with it in another."""
+        if session is not None:
+            place = self.ledger.place(DEFAULT_TENANT, session, key, call_id)
+            self.outlook.known(DEFAULT_TENANT, session, place, "")
 
     def _run(self, call: ToolCall, session: str, name: str, use: Use) -> Process:
         footprint, squashed = self.ledger.begin_write(call, SessionId(session), self._env.now)
@@ -186,8 +195,10 @@ class Side:
         self.ledger.settled(entry, outcome, self._env.now)
         del self._runs[entry.id]
         ready = self._ready.pop(entry.id, None)
-        if entry.state == "ready" and ready is not None:
-            ready()
+        if entry.state == "ready":
+            self._foretell(entry.session, entry.key, None)
+            if ready is not None:
+                ready()
         self.plan()
 
     def _drop(self, ended: Iterable[Entry]) -> None:
