@@ -55,7 +55,8 @@ def _longest(text: Any, wanted: Any, min_match: int) -> tuple[int, int]:
     for low, high in _pieces(len(text)):
         if best >= len(wanted):
             break
-        length, ends = 1, _ends(text, wanted[0], low, high)
+        length = min(2, best + 1)
+        ends = _ends(text, wanted[:length], low, high)
         while len(ends) > FEW and length < len(wanted) and len(fewer := _narrow(text, ends, wanted, length)):
             length, ends = length + 1, fewer
         alike = len(ends) > FEW
@@ -75,8 +76,8 @@ def _most_frequent(text: Any, wanted: Any) -> int:
     """The most recent end whose next token follows most of the last matches."""
     voters: list[int] = []
     for low, high in _pieces(len(text)):
-        ends = _ends(text, wanted[0], low, high)
-        for at in range(1, len(wanted)):
+        ends = _ends(text, wanted[:2], low, high)
+        for at in range(2, len(wanted)):
             ends = _narrow(text, ends, wanted, at)
         voters += ends[::-1].tolist()
         if len(voters) >= VOTERS:
@@ -94,9 +95,13 @@ def _pieces(size: int) -> Iterator[tuple[int, int]]:
         high, piece = low, 4 * piece
 
 
-def _ends(text: Any, last: Any, low: int, high: int) -> Any:
-    """Where the token before is `last` and something follows."""
-    ends = (text[low - 1 : high - 1] == last).nonzero()[0] + low
+def _ends(text: Any, wanted: Any, low: int, high: int) -> Any:
+    """Where something follows these tokens, one or two of them; whole ranges are compared sooner than single places."""
+    low = max(low, len(wanted))
+    hits = text[low - 1 : high - 1] == wanted[0]
+    if len(wanted) > 1:
+        hits &= text[low - 2 : high - 2] == wanted[1]
+    ends = hits.nonzero()[0] + low
     return ends[text[ends] >= 0]
 
 
