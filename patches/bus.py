@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from sglang_paste.boundary import Tally
-from sglang_paste.events import EngineDirective, Message, Ping
+from sglang_paste.events import Draft, EngineDirective, Message, Ping
 from sglang_paste.patches.arm import settings
 from sglang_paste.wire.bus import EngineBus, EngineSide
 
@@ -58,14 +58,19 @@ class BusSink:
         self._wake = functools.partial(loop.call_soon_threadsafe, read)
         loop.call_soon(read)
 
-    def receive(self) -> list[EngineDirective]:
-        """The directives that came since the last call. Who asks often has a heartbeat without events."""
+    def receive(self, *, drafts: bool = False) -> list[EngineDirective]:
+        """The directives that came since the last call: those that foretell calls, or all others. Who asks often has a
+        heartbeat without events."""
         if self._clock() - self._beat >= HEARTBEAT_S:
             self.send([])
         with self._lock:
             self._drain()
-            directives = list(self._inbox)
+            if not self._inbox:
+                return []
+            directives = [each for each in self._inbox if isinstance(each, Draft) is drafts]
+            left = [each for each in self._inbox if isinstance(each, Draft) is not drafts]
             self._inbox.clear()
+            self._inbox += left
         return directives
 
     def _drain(self) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_paste.config import Settings, ToolConfig
+from sglang_paste.draft.hints import Source
 from sglang_paste.errors import ConfigError
 from sglang_paste.patches import check
 from sglang_paste.schedule.policies import DEFAULT_POLICY, POLICIES
@@ -34,11 +35,13 @@ FLAGS = (
     "--tool-retention-budget",
     "--tool-retention-policy",
     "--tool-return-bound",
+    "--tool-draft-sources",
 )
 
 SESSION_MEMORY = 256
 WARM_SLICE = 0
 RETURN_BOUND = 5.0
+DRAFTING = "NGRAM"
 RETENTION_BUDGET = 0.8
 
 _MAX_YAML_BYTES = 1024 * 1024
@@ -116,6 +119,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="Waiting requests go first whose session's next tool is worth most and that have least to prefill, but "
         "for those that have waited so long; 0 to leave the order alone. Default: 5.",
     )
+    group.add_argument(
+        "--tool-draft-sources",
+        metavar="LIST",
+        help=f"Where drafts come from with --speculative-algorithm {DRAFTING}: some of {', '.join(Source)}, or none. "
+        "Default: all.",
+    )
 
 
 def read(args: argparse.Namespace, server_args: Any) -> Settings | None:
@@ -148,6 +157,7 @@ def read(args: argparse.Namespace, server_args: Any) -> Settings | None:
         retention_budget=args.tool_retention_budget,
         retention_policy=args.tool_retention_policy,
         return_bound=args.tool_return_bound,
+        draft_sources=draft_sources(args.tool_draft_sources, server_args.speculative_algorithm),
     )
 
 
@@ -166,6 +176,7 @@ def settle(
     retention_budget: float | None = None,
     retention_policy: str | None = None,
     return_bound: float | None = None,
+    draft_sources: tuple[str, ...] = (),
 ) -> Settings:
     """Check every value and make the directories. Raises ConfigError."""
     if not is_loopback(host) and not api_key:
@@ -201,7 +212,26 @@ def settle(
         retention_budget=RETENTION_BUDGET if retention_budget is None else retention_budget,
         retention_policy=retention_policy or DEFAULT_POLICY,
         return_bound=RETURN_BOUND if return_bound is None else return_bound,
+        draft_sources=draft_sources,
     )
+
+
+def draft_sources(text: str | None, algorithm: str | None) -> tuple[str, ...]:
+    """The sources of a list such as `predicted,history`, all where there is none. Raises ConfigError for one that there
+    is not, and where nothing is drafted."""
+    if (algorithm or "").upper() != DRAFTING:
+        if text is not None:
+            raise ConfigError(f"--tool-draft-sources needs --speculative-algorithm {DRAFTING}; give both or neither")
+        return ()
+    if text is None:
+        return tuple(Source)
+    names = [] if text.strip() == "none" else [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in list(Source):
+            raise ConfigError(
+                f"{name!r} in --tool-draft-sources is no source; choose among {', '.join(Source)}, or none"
+            )
+    return tuple(source for source in Source if source in names)
 
 
 def load_tools(path: str) -> ToolConfig:

@@ -15,7 +15,7 @@ from sglang.srt.runtime_context import get_parallel, get_serving
 from sglang_paste.boundary import Sink, Turn, TurnHead, Vocabulary
 from sglang_paste.boundary.gate import Decode, Reader
 from sglang_paste.events import StopReason
-from sglang_paste.patches import bus, retention
+from sglang_paste.patches import bus, draft_sources, retention
 from sglang_paste.patches.arm import settings
 from sglang_paste.patches.detector import ApiDetector, Reasoning, quiet
 from sglang_paste.patches.text import decoder
@@ -32,11 +32,12 @@ GPT_OSS_CALL = 200012
 
 
 class ToolSet(NamedTuple):
-    """Tools as a request declares them; `required` are the arguments that make a candidate."""
+    """Tools as a request declares them; `required` are the arguments that make a candidate, `schemas` all there are."""
 
     tools: list[Tool]
     names: tuple[str, ...]
     required: Mapping[str, tuple[str, ...]]
+    schemas: Mapping[str, Any]
 
 
 class Followed(NamedTuple):
@@ -80,6 +81,7 @@ class Watch:
             tally=bus.TALLY,
         )
         turn.start(len(req.origin_input_ids), tools.names)
+        draft_sources.began(req, note, tools.schemas)
         return turn
 
     def _detector(self, tools: ToolSet, note: Note, *, stream: bool) -> ApiDetector:
@@ -104,7 +106,8 @@ class Watch:
             tools = [Tool.model_validate(tool) for tool in msgspec.json.decode(data)]
             names = tuple(tool.function.name for tool in tools)
             required = {tool.function.name: self._needed(tool) for tool in tools}
-            known = self._tool_sets[data] = ToolSet(tools, names, required)
+            schemas = {tool.function.name: tool.function.parameters for tool in tools}
+            known = self._tool_sets[data] = ToolSet(tools, names, required, schemas)
             if len(self._tool_sets) > TOOL_SETS:
                 self._tool_sets.popitem(last=False)
         self._tool_sets.move_to_end(data)
@@ -124,11 +127,12 @@ def watch(scheduler: Any) -> Watch | None:
         return None
     if scheduler.tokenizer is None or not serving.tool_call_parser or scheduler.disaggregation_mode.value == "prefill":
         return None
+    sink = retention.tapped(scheduler, bus.sink("scheduler"))
     return Watch(
         scheduler.tokenizer,
         serving.tool_call_parser,
         serving.reasoning_parser,
-        retention.tapped(scheduler, bus.sink("scheduler")),
+        draft_sources.tapped(scheduler, sink, serving.tool_call_parser),
         settings().inert,
     )
 

@@ -407,6 +407,23 @@ DRAFTS = (
     ),
 )
 
+DRAFT_SOURCES = (
+    Hook(
+        target="sglang.srt.managers.scheduler.Scheduler.init_request_dispatcher",
+        kind="after",
+        roles=("scheduler",),
+        signature="(self)",
+        function="draft_sources:dispatching",
+    ),
+    Hook(
+        target="sglang.srt.managers.scheduler.Scheduler._poll_timeout_aborts",
+        kind="after",
+        roles=("scheduler",),
+        signature="(self)",
+        function="draft_sources:polled",
+    ),
+)
+
 HOOKS: tuple[Hook, ...] = (
     *PARSER,
     *SIDE_PROCESS,
@@ -416,6 +433,7 @@ HOOKS: tuple[Hook, ...] = (
     *WARMING,
     *RETURN_ORDER,
     *DRAFTS,
+    *DRAFT_SOURCES,
 )
 
 

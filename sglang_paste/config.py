@@ -132,7 +132,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     arguments by the name under which it is offered; `session_memory` (MiB) is for the tokens of conversations, 0 for
     none; `warm_slice` is how many tokens are prefilled ahead at a time, 0 for none; `return_bound` is how many seconds
     a waiting request may be passed by others, 0 for not at all; `retention_budget` is the share of the KV cache that
-    may be retained, `retention_policy` the name of what decides."""
+    may be retained, `retention_policy` the name of what decides; `draft_sources` are those of drafts, if any."""
 
     tool_config: str | None
     gateway_host: str
@@ -149,3 +149,4 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     return_bound: float = 5.0
     retention_budget: float = 0.8
     retention_policy: str = "value"
+    draft_sources: tuple[str, ...] = ()

@@ -150,7 +150,25 @@ class Warm(Directive, frozen=True, kw_only=True):
     content: str
 
 
-EngineDirective = Expect | Release | Warm
+class ForeseenCall(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A call that a session may make next, and how likely it makes exactly this one."""
+
+    tool: str
+    arguments: str
+    probability: float
+
+
+class Draft(Directive, frozen=True, kw_only=True):
+    """The calls a session may make in its next or present turn, in place of those said before: texts that its model
+    may be about to write. At most `MAX_FORESEEN`, none with more than `MAX_FORESEEN_CHARS` of arguments."""
+
+    calls: tuple[ForeseenCall, ...]
+
+
+EngineDirective = Expect | Release | Warm | Draft
+
+MAX_FORESEEN = 4
+MAX_FORESEEN_CHARS = 2048
 
 MAX_RESULT_CHARS = 65_536
 MAX_MESSAGE_CHARS = 16_384

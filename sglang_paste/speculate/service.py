@@ -9,13 +9,12 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
-from sglang_paste.calls import TenantId, ToolCall
 from sglang_paste.config import Settings, ToolConfig
 from sglang_paste.errors import ConfigError
 from sglang_paste.events import (
@@ -38,9 +37,10 @@ from sglang_paste.gateway.auth import Auth
 from sglang_paste.gateway.server import bind, serving
 from sglang_paste.observe.metrics import Metrics
 from sglang_paste.observe.spans import Spans
-from sglang_paste.predict import Candidate, Predictors, RunTime
+from sglang_paste.predict import Predictors
 from sglang_paste.speculate.budget import effective_limits
 from sglang_paste.speculate.desk import ToolDesk
+from sglang_paste.speculate.drafts import Drafting, Learning
 from sglang_paste.speculate.early import Early
 from sglang_paste.speculate.entries import Entry
 from sglang_paste.speculate.journal import Journal
@@ -59,22 +59,6 @@ ENGINE_SILENT_S = 5.0
 GRACE_S = 1.5
 
 
-class Learning(Protocol):
-    """predict.Predictors, as far as it is used here."""
-
-    def observe(self, event: Event) -> list[Candidate]: ...
-
-    def confirm(
-        self, call: ToolCall, content: str, duration: float, *, ok: bool, asked: float | None = None
-    ) -> list[Candidate]: ...
-
-    def foresee(self, call: ToolCall, content: str, probability: float, claimed_in: float) -> list[Candidate]: ...
-
-    def run_time(self, tenant: TenantId, tool: str) -> RunTime: ...
-
-    async def save(self) -> None: ...
-
-
 class Service:
     """The loops, around one ledger. Everything in it belongs to one event loop."""
 
@@ -91,7 +75,10 @@ class Service:
         clock: Callable[[], float] = time.monotonic,
         *,
         warms: bool = True,
+        drafts: bool = True,
     ) -> None:
+        if drafts:
+            learning = Drafting(learning, lambda directives: bus.tell(directives, to="scheduler"), clock)
         self._bus = bus
         self._learning = learning
         self._tasks = tasks
@@ -251,8 +238,18 @@ async def serve(
             predictors = Predictors(str(state), known.shapes, patterns=settings.patterns)
             learning = stack.enter_context(contextlib.closing(predictors))
             async with anyio.create_task_group() as tasks:
-                warms = settings.warm_slice > 0
-                service = Service(tools, known, config, settings.budget, bus, learning, journal, tasks, warms=warms)
+                service = Service(
+                    tools,
+                    known,
+                    config,
+                    settings.budget,
+                    bus,
+                    learning,
+                    journal,
+                    tasks,
+                    warms=settings.warm_slice > 0,
+                    drafts="predicted" in settings.draft_sources,
+                )
                 await _until_stopped(service, auth, listener, on_ready)
                 tasks.cancel_scope.cancel()
 

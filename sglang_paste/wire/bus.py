@@ -56,8 +56,8 @@ class Side(Protocol):
     def ping_all(self) -> None:
         """A heartbeat to every peer that was heard from."""
 
-    def tell(self, directives: Sequence[EngineDirective]) -> None:
-        """Hand directives to every peer that was heard from; never waits."""
+    def tell(self, directives: Sequence[EngineDirective], *, to: str = "") -> None:
+        """Hand directives to every peer that was heard from, or those of one name; never waits."""
 
     def close(self) -> None:
         """Idempotent."""
@@ -158,15 +158,16 @@ class SideBus:
         """A heartbeat to every peer that was heard from; a peer that is gone is forgotten."""
         self._send([Ping(sender="speculator", time=time.monotonic())])
 
-    def tell(self, directives: Sequence[EngineDirective]) -> None:
-        """Hand directives to every peer that was heard from; what one cannot take is dropped and counted."""
-        self.dropped += self._send(directives)
+    def tell(self, directives: Sequence[EngineDirective], *, to: str = "") -> None:
+        """Hand directives to every peer that was heard from, or those of one name; what one cannot take is dropped and
+        counted."""
+        self.dropped += self._send(directives, f"{to}.".encode() if to else b"")
 
-    def _send(self, messages: Sequence[Message]) -> int:
+    def _send(self, messages: Sequence[Message], to: bytes = b"") -> int:
         """How many frames could not be sent; a peer that is gone is forgotten."""
         lost = 0
         for frame in encode(messages):
-            for peer in list(self._peers):
+            for peer in [peer for peer in self._peers if peer.startswith(to)]:
                 # With NOBLOCK the future is settled at once.
                 sent: asyncio.Future[Any] = self._socket.send_multipart([peer, frame], flags=zmq.NOBLOCK)  # type: ignore[assignment]
                 error = sent.exception()

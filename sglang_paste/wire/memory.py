@@ -45,10 +45,11 @@ class MemorySide:
         for peer in self.peers.values():
             peer.inbox.append(Ping(sender="speculator", time=time.monotonic()))
 
-    def tell(self, directives: Sequence[EngineDirective]) -> None:
-        """Hand directives to every engine."""
-        for peer in self.peers.values():
-            peer.inbox += directives
+    def tell(self, directives: Sequence[EngineDirective], *, to: str = "") -> None:
+        """Hand directives to every engine, or to those of one name."""
+        for name, peer in self.peers.items():
+            if to in ("", name):
+                peer.inbox += directives
 
     def close(self) -> None:
         """Idempotent."""

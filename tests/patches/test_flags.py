@@ -29,7 +29,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def server(port: int | None = None, **more: Any) -> SimpleNamespace:
-    return SimpleNamespace(port=free_port() - 1 if port is None else port, api_key=None, **more)
+    standard = {"api_key": None, "speculative_algorithm": None}
+    return SimpleNamespace(port=free_port() - 1 if port is None else port, **{**standard, **more})
 
 
 def parse(*argv: str) -> argparse.Namespace:
