@@ -14,13 +14,12 @@ from sglang_paste.boundary.turn import MAX_OPENING
 from sglang_paste.calls import Arguments
 from sglang_paste.draft.render import Frame, Style, learn
 from sglang_paste.patches.detector import shape_of
+from sglang_paste.patches.text import encoder
 from sglang_paste.patches.turn_template import shared
 
 logger = logging.getLogger(__name__)
 
-MAX_TEXT_CHARS = 8192
 _CACHED = 512
-_PAD = "\n"
 # A marker around a call's own opening, as <tool_call> is around <function=.
 _OUTER = re.compile(r"<[^<>/\s][^<>\s]*>\s*\Z")
 _QUESTION = {"role": "user", "content": "?"}
@@ -39,7 +38,7 @@ class Renderer:
     def __init__(self, tokenizer: Any, parser: str, template: str | None) -> None:
         self._detector = FunctionCallParser([], parser, tokenizer=tokenizer).detector
         self._opening = shape_of(parser, self._detector).opening
-        self.encode = lru_cache(_CACHED)(self._encode)
+        self.encode = encoder(tokenizer)
         self._tokenizer = tokenizer
         self._template = template
         self._rendered = lru_cache(_CACHED)(self._render)
@@ -107,18 +106,6 @@ class Renderer:
         stop = self._tokenizer.eos_token
         end = text.find(stop) if stop else -1
         return text[: end + len(stop)] if end >= 0 else text
-
-    def _encode(self, text: str) -> tuple[int, ...]:
-        """The tokens of a text within an answer: some tokenizers put a space before whatever begins a text."""
-        pad = self._ids(_PAD)
-        padded = self._ids(_PAD + text[:MAX_TEXT_CHARS])
-        if padded[: len(pad)] == pad:
-            return tuple(padded[len(pad) :])
-        return tuple(self._ids(text[:MAX_TEXT_CHARS]))
-
-    def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
-        return ids
 
 
 def template_of(path: str | None) -> str | None:

@@ -162,7 +162,7 @@ def test_parallel_calls_are_kept_each_for_itself(world: World) -> None:
     world.step()
     (text,) = world.texts("s", Source.PAST)
     first, last = "".join(FORMATS["qwen25"].render(calls[:1])), "".join(FORMATS["qwen25"].render(calls[1:]))
-    assert _rows(text) == [encode(first.removesuffix("}\n</tool_call>")), encode(last)]
+    assert _rows(text) == [encode(first.removesuffix("\n</tool_call>")), encode(last)]
     assert second
 
 

@@ -1,0 +1,92 @@
+"""What a grammar forces is drafted, and asking for it leaves the grammar as it was."""
+
+import json
+import os
+import warnings
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from boundary_host import MODEL, decode, encode
+
+os.environ.setdefault("SGLANG_USE_CPU_ENGINE", "1")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from sglang.srt.constrained.xgrammar_backend import XGrammarGrammarBackend
+    from transformers import AutoTokenizer
+
+    from sglang_paste.patches.draft_grammar import Forced
+
+# SGLang says what xgrammar no longer listens to.
+pytestmark = [pytest.mark.host, pytest.mark.filterwarnings("ignore:max_rollback_tokens is deprecated")]
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"command": {"type": "string"}, "shell": {"enum": ["bash"]}},
+    "required": ["command", "shell"],
+    "additionalProperties": False,
+}
+TEXT = '{"command": "ls", "shell": "bash"}'
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(MODEL.parent)
+
+
+@pytest.fixture(scope="module")
+def backend(tokenizer: Any) -> Any:
+    return XGrammarGrammarBackend(tokenizer, len(tokenizer), [tokenizer.eos_token_id], any_whitespace=False)
+
+
+def test_every_token_that_is_forced_is_the_one_that_comes(tokenizer: Any, backend: Any) -> None:
+    grammar = backend.dispatch_json(json.dumps(SCHEMA))
+    forced, tokens, drafted = Forced(tokenizer), encode(TEXT), 0
+    for place, token in enumerate(tokens):
+        offered = forced.tokens(grammar, tokens[:place])
+        assert list(offered) == tokens[place : place + len(offered)], decode(offered)
+        assert forced.tokens(grammar, tokens[:place]) == offered
+        drafted = max(drafted, len(offered))
+        grammar.accept_token(token)
+    assert drafted > 3
+
+
+def test_a_grammar_that_was_asked_allows_what_it_did(backend: Any, tokenizer: Any) -> None:
+    asked, left = (backend.dispatch_json(json.dumps(SCHEMA)) for _ in range(2))
+    masks = [grammar.allocate_vocab_mask(len(tokenizer), 1, "cpu") for grammar in (asked, left)]
+    for place, token in enumerate(encode(TEXT)):
+        Forced(tokenizer).tokens(asked, encode(TEXT)[:place])
+        for grammar, mask in zip((asked, left), masks, strict=True):
+            grammar.fill_vocab_mask(mask, 0)
+            grammar.accept_token(token)
+        assert masks[0].equal(masks[1])
+    asked.rollback(3)
+
+
+def grammar(found: Any, *, terminated: bool = False) -> Any:
+    return SimpleNamespace(is_terminated=lambda: terminated, try_jump_forward=lambda _tokenizer: found)
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [None, grammar(None), grammar(([], "")), grammar(([], "more"), terminated=True)],
+    ids=["none", "a choice", "nothing", "over"],
+)
+def test_where_nothing_is_forced_nothing_is_drafted(tokenizer: Any, grammar: Any) -> None:
+    assert Forced(tokenizer).tokens(grammar, []) == ()
+
+
+def test_an_end_that_may_be_one_with_what_follows_is_left_out(tokenizer: Any) -> None:
+    forced = Forced(tokenizer).tokens(grammar(([], '{"command": "')), [])
+    assert decode(forced) == '{"command":'
+
+
+def test_a_text_is_divided_as_after_what_stands_before_it(tokenizer: Any) -> None:
+    whole = encode('{"command": "ls')
+    tail = whole[:2]
+    assert Forced(tokenizer).tokens(grammar(([], '": "ls ')), tail)[:3] == tuple(whole[2:5])
+
+
+def test_tokens_of_a_grammar_are_taken_as_they_are(tokenizer: Any) -> None:
+    end = tokenizer.eos_token_id
+    assert Forced(tokenizer).tokens(grammar(([5, 6, end], "")), []) == (5, 6, end)
