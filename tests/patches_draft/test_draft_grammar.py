@@ -7,13 +7,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from boundary_host import MODEL, decode, encode
+from boundary_host import decode, encode, own_tokenizer
 
 os.environ.setdefault("SGLANG_USE_CPU_ENGINE", "1")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from sglang.srt.constrained.xgrammar_backend import XGrammarGrammarBackend
-    from transformers import AutoTokenizer
 
     from sglang_paste.patches.draft_grammar import Forced
 
@@ -31,7 +30,7 @@ TEXT = '{"command": "ls", "shell": "bash"}'
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return AutoTokenizer.from_pretrained(MODEL.parent)
+    return own_tokenizer()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from boundary_host import MODEL
+from boundary_host import own_tokenizer
 
 from bench.tool_formats import FORMATS, Call
 from sglang_paste.calls import Arguments
@@ -15,7 +15,7 @@ from sglang_paste.calls import Arguments
 os.environ.setdefault("SGLANG_USE_CPU_ENGINE", "1")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     from sglang_paste.patches import draft_render
     from sglang_paste.patches.draft_render import Renderer
@@ -44,7 +44,7 @@ CALL = Call("read", {"path": "a é", "n": 1})
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return AutoTokenizer.from_pretrained(MODEL.parent)
+    return own_tokenizer()
 
 
 def template(call: str) -> str:

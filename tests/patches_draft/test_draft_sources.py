@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from boundary_host import MODEL, Kept, encode
+from boundary_host import Kept, encode, own_tokenizer
 
 from bench.tool_formats import FORMATS, TOOLS, Call
 from sglang_paste.calls import DEFAULT_TENANT, SessionId, TenantId
@@ -25,7 +25,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import msgspec
     from sglang.utils import TypeBasedDispatcher
-    from transformers import AutoTokenizer
 
     from sglang_paste.patches import draft_sources, scheduler
 
@@ -38,7 +37,7 @@ WRITTEN = "".join(FORMATS["qwen25"].render([CALL]))
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return AutoTokenizer.from_pretrained(MODEL.parent)
+    return own_tokenizer()
 
 
 class Request(SimpleNamespace):

@@ -50,6 +50,16 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.from_file(str(MODEL))
 
 
+@cache
+def own_tokenizer() -> Any:
+    """The same as SGLang loads it, with its chat template."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(MODEL.parent)
+
+
 def decode(tokens: Sequence[int]) -> str:
     """All of the text, special tokens included."""
     return str(tokenizer().decode(list(tokens), skip_special_tokens=False))
