@@ -179,8 +179,9 @@ class Collector:
         none = choose.width(argument)
         marks = [[*marks, *slots.of_value(text, context)] for (text, _), marks in found.items()]
         if earlier:
-            for (text, _), more in zip(found, marks, strict=True):
-                more.append(slots.RELATED + slots.related(text, earlier, state))
+            related = slots.related([text for text, _ in found], earlier, state)
+            for how, more in zip(related, marks, strict=True):
+                more.append(slots.RELATED + how)
         marks.append([none + slot for slot in slots.of_none(len(found), context)])
         places = [place for place, value in enumerate(found) if value in right]
         choosing.add(moment, marks, places[0] if places else len(found))

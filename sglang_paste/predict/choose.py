@@ -3,6 +3,8 @@ at the best of them."""
 
 from array import array
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +17,14 @@ from sglang_paste.predict.ways import PLAIN, Way, built_form, values
 
 MAX_HEAD = 5
 MAX_TAIL = 1
-MAX_CLOSE = 7
+MAX_CLOSE = 5
 _HEADS = MAX_HEAD + MAX_TAIL
+_FEW = 64
 MAX_SIZE = 15  # longer lists weigh the same
 Value = tuple[str, str]
 """A candidate's text and its form."""
+Scored = tuple[float, str, str]
+"""A candidate's score, text and form."""
 
 
 def gather(argument: Argument, state: State, context: slots.Context) -> dict[Value, list[int]]:
@@ -66,37 +71,41 @@ class Weighed:
         size = len(argument.constants)
         self._constants = weights[after : after + size].astype(np.float64)
         self._odds = weights[after + size : after + size + slots.ODDS].astype(np.float64)
-        self._numbers = {value: number for number, value in enumerate(argument.constants)}
+        self._numbers: dict[str, dict[str, int]] = {}
+        for number, (text, form) in enumerate(argument.constants):
+            self._numbers.setdefault(form, {})[text] = number
         self._none: list[float] = weights[width(argument) :].tolist()
 
-    def prescore(self, state: State, context: slots.Context, odds: Floats) -> tuple[dict[Value, float], int]:
+    def prescore(self, state: State, context: slots.Context, odds: Floats) -> tuple[list[Scored], int]:
         """What the slots of `gather` come to, the first stage, for all values but the constants that are not among the
         best; and how many values there are with these."""
-        found: dict[Value, float] = {}
+        found: list[Scored] = []
+        both: set[int] = set()
+        constants = self.argument.constants
+        constant = self._constants + self._odds[slots.odds_buckets(odds[:-1])] if constants else self._constants
         used, tool = context.used, context.scene.last_tool
         for form, ways in self._forms:
             scores: dict[str, float] = {}
             for way in ways:
                 way.add(state, used, tool, scores)
-            found.update([((text, form), score) for text, score in scores.items()])
-        if not self._numbers:
-            return found, len(found)
-        constant = self._constants + self._odds[slots.odds_buckets(odds[:-1])]
-        both = found.keys() & self._numbers.keys()
-        for value in both:
-            found[value] += float(constant[self._numbers[value]])
-        size = len(found) + len(self._numbers) - len(both)
-        for number in _highest(constant, MAX_CLOSE + len(both)):
-            value = self.argument.constants[number]
-            if value not in both:
-                found[value] = float(constant[number])
+            numbers = self._numbers.get(form)
+            if numbers is not None:
+                for text in scores.keys() & numbers.keys():
+                    scores[text] += float(constant[numbers[text]])
+                    both.add(numbers[text])
+            found += [(score, text, form) for text, score in scores.items()]
+        size = len(found) + len(constants) - len(both)
+        if constants:
+            for number in highest(constant, MAX_CLOSE + len(both)).tolist():
+                if number not in both:
+                    found.append((float(constant[number]), *constants[number]))
         return found, size
 
-    def closer(self, found: dict[Value, float], context: slots.Context) -> list[tuple[float, Value]]:
+    def closer(self, found: list[Scored], context: slots.Context) -> list[Scored]:
         """The second stage, for the best of the first: what the value itself adds."""
-        best = sorted(found, key=found.__getitem__, reverse=True)[:MAX_CLOSE]
-        score = self._value.score
-        return [(found[value] + score(value[0], context), value) for value in best]
+        best = sorted(found, key=itemgetter(0), reverse=True)[:MAX_CLOSE]
+        added = self._value.score
+        return [(score + added(text, context), text, form) for score, text, form in best]
 
     def none_score(self, size: int, context: slots.Context) -> float:
         """The score of `none of these`, of which there are `size`."""
@@ -160,11 +169,12 @@ def wanted(arguments: Iterable[Argument]) -> dict[str, frozenset[str]]:
     return {source: frozenset(found) for source, found in kinds.items()}
 
 
-def _highest(scores: npt.NDArray[np.float64], count: int) -> Sequence[int]:
-    if len(scores) <= count:
-        return range(len(scores))
-    found: list[int] = np.argsort(-scores, kind="stable")[:count].tolist()
-    return found
+def highest(scores: npt.NDArray[np.floating[Any]], count: int) -> npt.NDArray[np.intp]:
+    """The places of the highest scores, the highest first; of equal ones the first."""
+    if len(scores) <= max(count, _FEW):
+        return np.argsort(-scores, kind="stable")[:count]
+    some = np.flatnonzero(scores >= np.partition(scores, -count)[-count])
+    return some[np.argsort(-scores[some], kind="stable")[:count]]
 
 
 def _age(source: str, state: State) -> int:

@@ -16,20 +16,20 @@ from msgspec.structs import replace
 from sglang_paste.calls import DEFAULT_TENANT
 from sglang_paste.predict import choose, patternfile
 from sglang_paste.predict.base import RunTime
-from sglang_paste.predict.contexts import ContextModel, Floats, Ints, Reading
+from sglang_paste.predict.contexts import ContextModel, Floats, Reading
 from sglang_paste.predict.memo import Memo
 from sglang_paste.predict.moment import Moment, first
 from sglang_paste.predict.moment import mark as mark_of
 from sglang_paste.predict.patterns import Argument, Block, Contexts, Patterns, Shape
 from sglang_paste.predict.recall import Memory, Recaller, Sight, parsed
 from sglang_paste.predict.state import State, Wanted, text_of
+from sglang_paste.predict.toolset import Toolset
 
 _SHAPES = 5
 _REMEMBERED = 256
 _HOPELESS = 0.03
 _MAX_ARGUMENTS_CHARS = 65_536
-_MAX_POOLS = 9
-_NONE: Ints = np.zeros(0, np.int64)
+_MAX_POOLS = 5
 _DEFAULT_RUN = RunTime(p50=0.5, p90=2.0)
 Tool = str | Mapping[str, Any]
 _Found = dict[str, tuple[float, str, dict[str, Any]]]
@@ -61,18 +61,15 @@ class Mined:
             arguments=[weighed.argument for weighed in self.arguments.values()],
             recollections={},
         )
-        shapes: dict[str, list[int]] = {}
-        for number, item in enumerate(patterns.shapes):
-            shapes.setdefault(item.tool, []).append(number)
-        self.shapes = {tool: np.array(numbers, np.int64) for tool, numbers in shapes.items()}
+        self.tools = Toolset(patterns.shapes, patterns.together)
         self._run_times: dict[tuple[str, tuple[str, ...] | None], RunTime] = {}
         for item in patterns.shapes:
             if item.p50:
                 run_time = RunTime(p50=item.p50, p90=item.p90 or 0.0)
                 self._run_times[item.tool, item.names] = run_time
                 self._run_times.setdefault((item.tool, None), run_time)
-        self.together = {tool: frozenset(others) for tool, others in patterns.together.items()}
-        self._wanted = Memo(self._wanted_of, _REMEMBERED)
+        self.wanted = Memo(self._wanted_of, _REMEMBERED)
+        """What the arguments of a set of tools need of each source."""
         self._memories = {tenant: Memory(own) for tenant, own in patterns.recollections.items()}
         self._memories.setdefault(DEFAULT_TENANT, Memory())
 
@@ -88,21 +85,9 @@ class Mined:
         offered = None if tools is None else _names(tools)
         return MinedSession(self, offered, frozenset(inert), Memory() if memory is None else memory)
 
-    def together_with(self, tools: frozenset[str] | None, called: Iterable[str]) -> frozenset[str]:
-        """Of some tools (all, where None) those that went together with the ones called."""
-        found = frozenset(self.shapes) if tools is None else tools
-        for name in called:
-            others = self.together.get(name)
-            if others is not None and not found.isdisjoint(others):
-                found &= others
-        return found
-
-    def wanted(self, tools: frozenset[str]) -> Wanted:
-        """What the arguments of these tools need of each source."""
-        return self._wanted[tools]
-
-    def _wanted_of(self, tools: frozenset[str]) -> Wanted:
-        return choose.wanted(argument for argument in self.patterns.arguments if argument.tool in tools)
+    def _wanted_of(self, tools: int) -> Wanted:
+        names = self.tools.names(tools)
+        return choose.wanted(argument for argument in self.patterns.arguments if argument.tool in names)
 
     def real(self, tool: str, raw: float) -> float:
         """A probability as it turned out for other calls of the tool."""
@@ -127,19 +112,15 @@ class MinedSession:
         self._made: list[tuple[list[Sight], str, dict[str, Any]]] = []
         self._ids: dict[str, str] = {}
         self._waiting: list[str] = []
-        self._of_tools: tuple[frozenset[str], Ints] | None = None
-        self._narrowed: tuple[tuple[frozenset[str] | None, int], frozenset[str]] | None = None
         self._before: State | None = None
-        self._read_for = tools
-        self.state = State(mined.wanted(mined.together_with(tools, ())))
+        self._read_for = self._offered = mined.tools.of(tools)
+        self.state = State(mined.wanted[self._read_for])
 
     def offer(self, tools: Iterable[Tool] | None) -> None:
         """From now on the model may call these tools; any, where None."""
         self._tools = None if tools is None else _names(tools)
-        if self._tools is None or self._read_for is None:
-            self._read_for = None
-        else:
-            self._read_for |= self._tools
+        self._offered = self._mined.tools.of(self._tools)
+        self._read_for |= self._offered
 
     def fork(self) -> "MinedSession":
         """A copy that goes its own way, for what may come."""
@@ -193,8 +174,10 @@ class MinedSession:
         found: _Found = {}
         for hope, probability, shape, names in self._promising(moment, tool, given, evidence.shapes):
             least = _least(found, k)
-            if hope <= (least if tool else max(least, _HOPELESS)) or len(moment) >= _MAX_POOLS:
+            if hope <= (least if tool else max(least, _HOPELESS)):
                 break
+            if found and moment.size_with(shape.tool, names, given) > _MAX_POOLS:
+                continue
             for p, mark, arguments in moment.calls(shape, names, given, least / probability):
                 p = self._mined.real(shape.tool, p * probability)
                 found[mark] = (p + found[mark][0] if mark in found else p, shape.tool, arguments)
@@ -236,7 +219,7 @@ class MinedSession:
                 del self._ids[next(iter(self._ids))]
             self._waiting.append(name)
         if len(state.tools) > known:
-            state.wanted = self._mined.wanted(self._mined.together_with(self._read_for, state.tools))
+            state.wanted = self._mined.wanted[self._mined.tools.narrowed(self._read_for, state.tools)]
 
     def _caller(self, message: Mapping[str, Any]) -> str:
         name = message.get("name") or self._ids.pop(message.get("tool_call_id") or "", "")
@@ -251,7 +234,8 @@ class MinedSession:
     ) -> list[tuple[float, Shape]]:
         """The likeliest shapes and their probabilities."""
         shapes = self._mined.patterns.shapes
-        allowed = self._allowed() if tool is None else self._mined.shapes.get(tool, _NONE)
+        tools = self._mined.tools
+        allowed = tools.shapes[tools.narrowed(self._offered, self.state.tools) if tool is None else tools.of([tool])]
         if given:
             fitting = [number for number in allowed.tolist() if given.keys() <= set(shapes[number].names)]
             allowed = np.array(fitting, np.int64)
@@ -260,17 +244,9 @@ class MinedSession:
         odds = scores[allowed]
         odds = np.exp(odds - odds.max())
         probabilities = odds / odds.sum()
-        likely = np.argsort(-probabilities, kind="stable")[:most]
+        likely = choose.highest(probabilities, len(allowed) if most is None else most)
         best = zip(probabilities[likely].tolist(), allowed[likely].tolist(), strict=True)
         return [(p, shapes[number]) for p, number in best]
-
-    def _allowed(self) -> Ints:
-        """The shapes of the tools that may be called."""
-        tools = self._possible()
-        if self._of_tools is None or self._of_tools[0] is not tools:
-            numbers = [self._mined.shapes[name] for name in sorted(tools) if name in self._mined.shapes]
-            self._of_tools = (tools, np.concatenate(numbers) if numbers else _NONE)
-        return self._of_tools[1]
 
     def _promising(
         self, moment: Moment, tool: str | None, given: Mapping[str, Any], scores: Floats
@@ -282,14 +258,6 @@ class MinedSession:
             names = [name for name in shape.names if not self._is_inert(shape.tool, name)]
             found.append((probability * moment.reach(shape.tool, names, given), probability, shape, names))
         return sorted(found, key=first, reverse=True)
-
-    def _possible(self) -> frozenset[str]:
-        """The tools that may be called: of those offered, those that went together with the ones called before."""
-        known = (self._tools, len(self.state.tools))
-        if self._narrowed is None or self._narrowed[0] != known:
-            tools = self._mined.together_with(self._tools, self.state.tools)
-            self._narrowed = (known, tools)
-        return self._narrowed[1]
 
     def _recall(self, found: _Found, tool: str | None, given: Mapping[str, Any]) -> None:
         """Put what is remembered beside what was made up, for which the rest of the probability is left."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from math import exp
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -33,6 +34,10 @@ class Moment:
     def __len__(self) -> int:
         """For how many arguments values were looked for."""
         return len(self._pools)
+
+    def size_with(self, tool: str, names: Sequence[str], given: Mapping[str, Any]) -> int:
+        """For how many it would be with those of one more shape."""
+        return len(self) + sum([name not in given and (tool, name) not in self._pools for name in names])
 
     def calls(
         self, shape: Shape, names: Sequence[str], given: Mapping[str, Any], least: float = 0.0
@@ -103,29 +108,30 @@ class _Pool:
         found, size = weighed.prescore(state, context, odds)
         self._none = exp(min(weighed.none_score(size, context), 50.0))
         self._scored = weighed.closer(found, context)
+        self._texts = [text for _, text, _ in self._scored]
         self._likely: dict[tuple[int, ...], list[Likely]] = {}
 
     def values(self, earlier: Sequence[str], filled: Filled) -> list[Likely]:
         """The likeliest values, given the texts of the arguments before. Templates are `filled` by the moment, which a
         pool does not hold, so that both are freed at once."""
-        state = self._state
-        related = tuple([slots.related(value[0], earlier, state) for _, value in self._scored]) if earlier else ()
+        related = tuple(slots.related(self._texts, earlier, self._state)) if earlier else ()
         likely = self._likely.get(related)
         if likely is None:
             weights = self._weighed.related
-            scores = [score for score, _ in self._scored]
+            scores = [score for score, _, _ in self._scored]
             if related:
                 scores = [score + weights[how] for score, how in zip(scores, related, strict=True)]
             likely = self._likely[related] = self._built(scores, filled)
         return likely
 
     def _built(self, scores: list[float], filled: Filled) -> list[Likely]:
-        odds = [(exp(min(score, 50.0)), value) for score, (_, value) in zip(scores, self._scored, strict=True)]
-        total = sum([odd for odd, _ in odds]) + self._none
+        pairs = zip(scores, self._scored, strict=True)
+        odds = [(exp(min(score, 50.0)), text, form) for score, (_, text, form) in pairs]
+        total = sum([odd for odd, _, _ in odds]) + self._none
         odds.sort(key=first, reverse=True)
         argument = self._weighed.argument
         found: list[Likely] = []
-        for odd, (text, form) in odds[:BEAM]:
+        for odd, text, form in odds[:BEAM]:
             p = odd / total
             if form == "t":
                 found.extend([(p * q, whole, whole) for q, whole in filled(argument.tool, argument.name, text)])
@@ -144,6 +150,5 @@ def mark(tool: str, names: Sequence[str], texts: Sequence[str], values: Sequence
     return "\0".join([tool, *[f"{name}{'=' if isinstance(value, str) else ':'}{text}" for name, text, value in pairs]])
 
 
-def first(item: tuple[float, *tuple[Any, ...]]) -> float:
-    """What likely things are sorted by."""
-    return item[0]
+first: Callable[[tuple[float, *tuple[Any, ...]]], float] = itemgetter(0)
+"""What likely things are sorted by."""

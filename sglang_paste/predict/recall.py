@@ -13,7 +13,7 @@ import msgspec
 
 from sglang_paste.predict.memo import Memo
 from sglang_paste.predict.secret import holds_secret
-from sglang_paste.predict.state import LAST, SAID, TASK, USER, State
+from sglang_paste.predict.state import LAST, SAID, TASK, USER, State, as_json
 
 MAX_CONTEXTS = 200_000
 MAX_CALLS = 6
@@ -180,7 +180,7 @@ parsed: Memo[str, tuple[str, Mapping[str, Any]]] = Memo(lambda call: tuple(json.
 
 def call_text(tool: str, arguments: dict[str, Any]) -> str:
     """One text for a call."""
-    return json.dumps([tool, arguments], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return as_json([tool, arguments])
 
 
 def _number(text: str) -> int:

@@ -6,7 +6,8 @@ and one block for `none of these`.
 
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from zlib import crc32
 
 import numpy as np
@@ -60,7 +61,7 @@ class Look:
     def __init__(self, text: str) -> None:
         self.look = 40 * min(len(text).bit_length(), 9) + shape(text)
         self.end = tail(text)
-        self.parts = tuple(dict.fromkeys(parts_in(self.end)))
+        self.parts = frozenset(parts_in(self.end))
 
 
 looks = Memo(Look, MAX_LOOKS)
@@ -102,8 +103,7 @@ class Scene:
         times = self._state.seen.get(text, 0)
         shared = NO_PARTS
         if parts:
-            asked = len([part for part in parts if part in self._asked])
-            told = len([part for part in parts if part in self._told])
+            asked, told = len(parts & self._asked), len(parts & self._told)
             shared = 16 * min(asked, 3) + 4 * min(told, 3) + 3 * asked // len(parts)
         return named, known.look, times if times < 5 else 5, shared
 
@@ -199,17 +199,14 @@ def of_none(size: int, context: Context) -> list[int]:
     return [0, 1 + bucket(size), 10 + context.scene.last_tool, 36 + (used > 0), 38 + min(used, 6)]
 
 
-def related(text: str, earlier: Sequence[str], state: State) -> int:
-    """How a value stands to the arguments chosen before it: 1 the same, 2 of the same object, 0 neither; from `RELATED`
-    on these are slots."""
-    if text in earlier:
-        return 1
-    records = state.records.get(text)
-    if records:
-        for other in earlier:
-            if not set(records).isdisjoint(state.records.get(other, ())):
-                return 2
-    return 0
+def related(texts: Iterable[str], earlier: Sequence[str], state: State) -> list[int]:
+    """How each value stands to the arguments chosen before it: 1 the same, 2 of the same object, 0 neither; from
+    `RELATED` on these are slots."""
+    records = state.records
+    near = set(chain.from_iterable([records.get(other, ()) for other in earlier]))
+    if not near:
+        return [int(text in earlier) for text in texts]
+    return [1 if text in earlier else 0 if near.isdisjoint(records.get(text, ())) else 2 for text in texts]
 
 
 def shape(text: str) -> int:

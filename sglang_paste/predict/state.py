@@ -27,12 +27,18 @@ Wanted = Mapping[str, frozenset[str]]
 
 TASK, USER, SAID, ANY, LAST = "task", "user", "said", "*", "last"
 _FAIL = re.compile(
-    r"(?i)\b(?:error|exception|traceback|failed|failure|not found|no such file|invalid|cannot|could not|denied"
+    r"\b(?:error|exception|traceback|failed|failure|not found|no such file|invalid|cannot|could not|denied"
     r"|exit code [1-9])"
 )
 _EMPTY = re.compile(r"(?i)^\s*(?:\[\]|\{\}|null|none|no (?:matches|results|files)[^\n]*)?\s*$")
+_FAILURES = (
+    *("error", "exception", "traceback", "fail", "not found", "no such", "invalid", "cannot", "could not", "denied"),
+    "exit code",
+)
 _YEAR = re.compile(r"\b20\d\d\b")
 _NOTHING: frozenset[str] = frozenset()
+as_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+"""One text for a JSON value."""
 
 
 class Called:
@@ -220,15 +226,19 @@ class State:
         self.projected = {key: made for key, made in self.projected.items() if key[0] != tool}
         self.tables[tool] = dict(islice(extract.tables(document), MAX_TABLES))
         values: extract.Values = {}
-        texts = []
+        texts, records, turn = [], self.records, self.turn
         for path, text, number in extract.leaves(document):
             texts.append(text)
-            some = values.setdefault(path, {})
+            some = values.get(path)
+            if some is None:
+                some = values[path] = {}
             if len(some) < extract.MAX_PER_KIND:
                 some[text] = None
-            known = self.records.get(text, ())
-            if len(known) < MAX_RECORDS:  # what stands everywhere says nothing
-                self.records[text] = (*known, (self.turn, number))
+            known = records.get(text)
+            if known is None:
+                records[text] = ((turn, number),)
+            elif len(known) < MAX_RECORDS:  # what stands everywhere says nothing
+                records[text] = (*known, (turn, number))
         found = {path: list(some) for path, some in values.items()}
         self._take(tool, found)
         self._take(LAST, {})
@@ -273,7 +283,10 @@ class State:
     def _remember(self, source: str, kind: str, value: str) -> None:
         lists = self._lists.setdefault(source, {})
         known = lists.get(kind, [])
-        lists[kind] = [value, *[other for other in known if other != value][: MAX_HISTORY - 1]]
+        if value in known:
+            known = known.copy()
+            known.remove(value)
+        lists[kind] = [value, *known[: MAX_HISTORY - 1]]
 
 
 def outcome(text: str, error: bool | None) -> str:
@@ -282,11 +295,12 @@ def outcome(text: str, error: bool | None) -> str:
         return "fail" if error else "ok" if not _EMPTY.match(text[:200]) else "empty"
     if _EMPTY.match(text[:200]):
         return "empty"
-    return "fail" if _FAIL.search(text[:160]) else "ok"
+    head = text[:160].lower()
+    return "fail" if any(map(head.__contains__, _FAILURES)) and _FAIL.search(head) else "ok"
 
 
 def text_of(value: Any) -> str:
     """The text of an argument's value: a string as it is, anything else as canonical JSON."""
     if isinstance(value, str):
         return value
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return str(value) if type(value) is int else as_json(value)
