@@ -11,14 +11,15 @@ from sglang_paste.mine.replay import moments
 from sglang_paste.mine.survey import ArgumentKey, ShapeKey, Survey, hole_name
 from sglang_paste.predict import choose, slots, template, words
 from sglang_paste.predict.contexts import features
+from sglang_paste.predict.memo import Memo
 from sglang_paste.predict.patterns import Argument
-from sglang_paste.predict.state import State, Wanted, text_of
+from sglang_paste.predict.state import Outline, State, Wanted, text_of
 from sglang_paste.predict.ways import form_of
 
 MAX_CHOICES = 300
 MAX_CONSTANTS = 500
 MAX_RUNS = 2500
-_NOTHING: Wanted = {}
+_REMEMBERED = 256
 
 
 class Plan:
@@ -36,14 +37,19 @@ class Plan:
         self.by_tool: dict[str, list[int]] = {}
         for number, (tool, _) in enumerate(self.shapes):
             self.by_tool.setdefault(tool, []).append(number)
-        self.wanted = choose.wanted(self.arguments.values())
+        self.wanted = Memo(self._wanted_with, _REMEMBERED)
+        """What is wanted of each source where these tools are called."""
 
     def allowed(self, tools: Iterable[str]) -> list[int]:
         """The shapes of all tools that were seen together with these."""
-        possible = set(self.by_tool)
-        for tool in tools:
-            possible &= self.together[tool]
-        return [number for tool in sorted(possible) for number in self.by_tool[tool]]
+        return [number for tool in sorted(self._possible(tools)) for number in self.by_tool[tool]]
+
+    def _possible(self, tools: Iterable[str]) -> set[str]:
+        return set(self.by_tool).intersection(*[self.together[tool] for tool in tools])
+
+    def _wanted_with(self, tools: frozenset[str]) -> Wanted:
+        possible = self._possible(tools)
+        return choose.wanted(argument for argument in self.arguments.values() if argument.tool in possible)
 
 
 class Choices(msgspec.Struct):
@@ -95,7 +101,8 @@ class Collector:
         called = [turn.tool_calls[0] for turn in session.turns if turn.tool_calls]
         lacking = [self._is_lacking(call) for call in called]
         is_read = 3 * sum(lacking) >= len(called)
-        for state, calls in moments(session, plan.wanted if is_read else _NOTHING):
+        fresh = State(plan.wanted[frozenset(call.name for call in called)]) if is_read else Outline()
+        for state, calls in moments(session, fresh):
             call = calls[0]
             moment = self._moment(state, call, half)
             self._note_constants(call, moment)

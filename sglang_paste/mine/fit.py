@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from sglang_paste.mine.columns import Choice, Columns
+
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Example = tuple[Ints, Ints | None, int]
@@ -15,43 +17,61 @@ Flat = tuple[Ints, Ints, Ints, Ints]
 right one."""
 
 EPOCHS = 3
-_RATE, _DECAY, _START = 0.1, 0.03, 0.1
+_SURE = 0.98
+_RATE, _DECAY, _START = 0.1, np.float32(0.03), np.float32(0.1)
 
 
 def softmax(examples: Sequence[Example], values: Floats, classes: int, epochs: int = EPOCHS, seed: int = 7) -> Floats:
     """Weights [feature, class] of a softmax among each example's own classes, by AdaGrad, averaged over its later
     epochs. `values` say how much each feature weighs; the weights returned are multiplied with them."""
-    # [feature, class, weight and sum of squares], so that both are fetched at once
-    state = np.zeros((len(values), classes, 2), np.float32)
-    state[:, :, 1] = _START
+    columns = Columns([allowed for _, allowed, _ in examples], classes)
+    # of each group [feature, weight or sum of squares, class], so that both are fetched at once
+    tables = [np.zeros((len(values), 2, len(own)), np.float32) for own in columns.groups]
+    for table in tables:
+        table[:, 1] = _START
     total = np.zeros((len(values), classes), np.float32)
     order = np.random.default_rng(seed)
-    decay, taken = np.float32(_DECAY), 0
+    taken = 0
     for epoch in range(epochs):
         rate = np.float32(_RATE / (1 + 0.5 * epoch))
         for number in order.permutation(len(examples)):
-            rows, columns, right = examples[number]
-            grid = rows if columns is None else (rows[:, None], columns)
-            value = values[rows]
-            block = state[grid]
-            weights, squares = block[:, :, 0], block[:, :, 1]
-            scores = value @ weights
-            scores -= scores.max()
-            np.exp(scores, out=scores)
-            scores /= scores.sum()
-            scores[right] -= 1.0
-            step = decay * weights
-            step += scores
-            step *= value[:, None]
-            squares += step * step
-            step *= rate
-            step /= np.sqrt(squares)
-            weights -= step
-            state[grid] = block
+            rows, allowed, right = examples[number]
+            _learn(tables, rows, values[rows], columns.of(allowed), right, rate)
         if 2 * epoch >= epochs:
-            total += state[:, :, 0]
+            for own, table in zip(columns.groups, tables, strict=True):
+                total[:, own] += table[:, 0]
             taken += 1
     return total * (values[:, None] / np.float32(max(taken, 1)))
+
+
+def _learn(tables: Sequence[Floats], rows: Ints, value: Floats, choice: Choice, right: int, rate: np.float32) -> None:
+    """One step of AdaGrad; none where the right class is as good as sure."""
+    blocks = [tables[group].take(rows, axis=0) for group in choice.groups]
+    shares = [value @ block[:, 0] for block in blocks]
+    scores = shares[0] if len(shares) == 1 else np.concatenate(shares)
+    refused, column = choice.refused, value[:, None]
+    if refused is not None:
+        scores[refused] = -np.inf
+    scores -= scores.max()
+    np.exp(scores, out=scores)
+    scores /= scores.sum()
+    place = choice.places[right]
+    if scores[place] > _SURE:
+        return
+    scores[place] -= 1.0
+    start = 0
+    for group, block in zip(choice.groups, blocks, strict=True):
+        weights, squares = block[:, 0], block[:, 1]
+        end = start + weights.shape[1]
+        step = _DECAY * weights
+        step += scores[start:end]
+        step *= column if refused is None else column * ~refused[start:end]
+        squares += step * step
+        step *= rate
+        step /= np.sqrt(squares)
+        weights -= step
+        tables[group][rows] = block
+        start = end
 
 
 def logit(flat: Flat, width: int, steps: int = 50, decay: float = 0.3) -> Floats:

@@ -7,9 +7,8 @@ from sglang_paste.calls import DEFAULT_TENANT
 from sglang_paste.mine.records import Session
 from sglang_paste.mine.replay import moments
 from sglang_paste.predict.recall import Memory, Recaller, Recollection, call_text, of_tool
-from sglang_paste.predict.state import Wanted
+from sglang_paste.predict.state import Outline
 
-_NOTHING: Wanted = {}
 Remembered = tuple[dict[str, Recollection], dict[str, float]]
 
 
@@ -26,7 +25,7 @@ def remember(items: Iterable[tuple[Session, str]]) -> Remembered:
         memory = memories[session.tenant or DEFAULT_TENANT]
         recaller = Recaller(memory)
         made = []
-        for state, calls in moments(session, _NOTHING):
+        for state, calls in moments(session, Outline()):
             call = calls[0]
             sights = recaller.sights(state)
             if task not in tasks or recaller.standing[:2] != "00":

@@ -3,15 +3,14 @@
 from collections.abc import Iterator
 
 from sglang_paste.mine.records import Call, Session
-from sglang_paste.predict.state import State, Wanted
+from sglang_paste.predict.state import State
 
 
-def moments(session: Session, wanted: Wanted | None = None) -> Iterator[tuple[State, tuple[Call, ...]]]:
-    """The state before each assistant turn with calls, and the calls it then made. The state moves on.
+def moments(session: Session, state: State) -> Iterator[tuple[State, tuple[Call, ...]]]:
+    """The state, a new one, as it is before each assistant turn with calls, and the calls it then made.
 
     What a server does not see before it predicts (whether the recorder called a result an error) is left out.
     """
-    state = State(wanted)
     for turn in session.turns:
         if turn.role == "system":
             state.system(turn.content)

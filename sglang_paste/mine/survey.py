@@ -12,7 +12,7 @@ from sglang_paste.predict import template
 from sglang_paste.predict.contexts import features
 from sglang_paste.predict.patterns import Argument
 from sglang_paste.predict.secret import holds_secret, is_secret_name
-from sglang_paste.predict.state import State, Wanted, text_of
+from sglang_paste.predict.state import Outline, State, text_of
 from sglang_paste.predict.ways import Way, build, explain, form_of
 
 MAX_WAYS = 8
@@ -24,7 +24,6 @@ MAX_CONSTANT_CHARS = 2000
 T = TypeVar("T")
 ArgumentKey = tuple[str, str]
 ShapeKey = tuple[str, tuple[str, ...]]
-_NOTHING: Wanted = {}
 
 
 class Survey(msgspec.Struct):
@@ -51,7 +50,7 @@ class Survey(msgspec.Struct):
         called = [turn.tool_calls[0].name for turn in session.turns if turn.tool_calls]
         thorough = 3 * sum([self._calls.get(tool, 0) < MAX_EXPLAINED for tool in called]) >= len(called)
         said: Counter[str] = Counter()
-        for state, calls in moments(session, None if thorough else _NOTHING):
+        for state, calls in moments(session, State() if thorough else Outline()):
             call = calls[0]
             self._calls[call.name] = self._calls.get(call.name, 0) + 1
             self._note(self._shapes, (call.name, tuple(sorted(call.arguments))), task)

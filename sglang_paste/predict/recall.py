@@ -26,6 +26,8 @@ _ROLES = {"system": 1, USER: 2, SAID: 3, "tool": 4}
 _ODD, _MASK = 0x1E3779B97F4A7C15, 2**63 - 1
 Sight = tuple[str, int]
 """A kind of context, and the number that stands for what was there."""
+Followed = tuple[tuple[int, int], ...]
+"""The numbers of calls, and how often each followed, the most frequent first."""
 Trust = Mapping[str, float]
 """How often the call that followed most was right, by the grade of what is remembered, and by grade and tool."""
 
@@ -34,7 +36,7 @@ class Recollection(msgspec.Struct):
     """For each context, the calls that followed it and how often; calls as JSON, by number."""
 
     calls: list[str]
-    seen: list[tuple[int, list[tuple[int, int]]]]
+    seen: list[tuple[int, Followed]]
 
 
 class Memory:
@@ -62,7 +64,8 @@ class Memory:
         for _, sight in sights:
             followed = dict(seen.pop(sight, ()))
             followed[number] = followed.get(number, 0) + 1
-            seen[sight] = sorted(followed.items(), key=lambda item: (-item[1], item[0]))[:MAX_CALLS]
+            ranked = sorted(followed.items(), key=lambda item: (-item[1], item[0]))
+            seen[sight] = tuple(ranked[:MAX_CALLS])
             if len(seen) > MAX_CONTEXTS:
                 del seen[next(iter(seen))]
 

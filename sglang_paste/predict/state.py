@@ -148,7 +148,7 @@ class State:
                 called.outcome = outcome(text, error)
                 break
         self.texts[LAST] = text
-        document = extract.parsed(text)
+        document = self._parsed(text)
         if document is not None:
             self._take_document(tool, document)
             return
@@ -201,6 +201,9 @@ class State:
                 self._asked.clear()
             self._asked[text] = found
         return found
+
+    def _parsed(self, text: str) -> Any:
+        return extract.parsed(text)
 
     def _fillings(self, tool: str, name: str, text: str) -> None:
         pattern, places = template.split(text)
@@ -287,6 +290,24 @@ class State:
             known = known.copy()
             known.remove(value)
         lists[kind] = [value, *known[: MAX_HISTORY - 1]]
+
+
+class Outline(State):
+    """What the context of a call is made of: the calls, and the last texts; no values."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+
+    def _parsed(self, text: str) -> None:
+        return None
+
+    def _fillings(self, tool: str, name: str, text: str) -> None: ...
+
+    def _count(self, found: extract.Found) -> None: ...
+
+    def _use(self, key: Key, text: str) -> None: ...
+
+    def _remember(self, source: str, kind: str, value: str) -> None: ...
 
 
 def outcome(text: str, error: bool | None) -> str:

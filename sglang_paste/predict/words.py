@@ -1,6 +1,7 @@
 """The context as sparse features: what was called and how it came out, and the words last said."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 from zlib import crc32
 
 from sglang_paste.predict.parts import parts_in
@@ -21,9 +22,10 @@ def pieces(source: str, text: str) -> list[tuple[str, list[str]]]:
     return found
 
 
-def of_text(source: str, text: str) -> list[str]:
+@lru_cache(64)
+def of_text(source: str, text: str) -> tuple[str, ...]:
     """The features of a text."""
-    return list(dict.fromkeys([mark + word for mark, words in pieces(source, text) for word in words]))
+    return tuple(dict.fromkeys([mark + word for mark, words in pieces(source, text) for word in words]))
 
 
 def _words(text: str) -> list[str]:

@@ -1,6 +1,8 @@
 """The side process: hears the engine, runs tools early, answers authoritative calls."""
 
 import contextlib
+import functools
+import gc
 import logging
 import os
 import signal
@@ -292,6 +294,12 @@ def _same_session(entry: Entry, event: Event) -> bool:
     return (entry.tenant, entry.session) == (event.tenant, event.session)
 
 
+def _settle(port: int) -> None:
+    """What stands when serving begins (modules, mined patterns) stays: the garbage collector need not look at it."""
+    gc.collect()
+    gc.freeze()
+
+
 def main(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT. Raises ConfigError where the settings or tools.toml cannot be used."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
@@ -300,7 +308,7 @@ def main(settings: Settings) -> int:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     if settings.cpus is not None:
         _bind_to(settings.cpus)
-    anyio.run(serve, settings)
+    anyio.run(functools.partial(serve, settings, on_ready=_settle))
     return 0
 
 

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sglang_paste.predict import choose, extract, slots, template
+from sglang_paste.predict.contexts import features
 from sglang_paste.predict.levels import Level
 from sglang_paste.predict.patterns import Argument
 from sglang_paste.predict.recall import Memory, Recaller
-from sglang_paste.predict.state import ANY, LAST, State, text_of
+from sglang_paste.predict.state import ANY, LAST, Outline, State, text_of
 from sglang_paste.predict.ways import Way, build, explain, form_of, forward, values
 
 TEXTS = st.text(max_size=300)
@@ -102,6 +103,25 @@ def test_a_long_text_costs_no_more_than_its_ends(role: int, char: str, size: int
     observe = (state.system, state.user, state.said, lambda text: state.result("read", text))[role]
     observe(char * size)
     assert sum(map(len, state.values(LAST, "path"))) <= extract.MAX_CHARS
+
+
+STEPS = st.lists(st.tuples(st.sampled_from(["system", "user", "said", "call", "result"]), TEXTS), max_size=12)
+
+
+@given(STEPS)
+def test_an_outline_gives_the_context_that_the_whole_gives(steps: list[tuple[str, str]]) -> None:
+    whole, outline = State(), Outline()
+    for kind, text in steps:
+        for state in (whole, outline):
+            if kind == "call":
+                state.call("read", {"path": text, "lines": [text, 1]})
+            elif kind == "result":
+                state.result("read", f'{{"found": ["{text}"]}}')
+            else:
+                getattr(state, kind)(text)
+    assert features(outline) == features(whole)
+    assert Recaller(Memory()).sights(outline) == Recaller(Memory()).sights(whole)
+    assert not outline.seen and not outline.used
 
 
 @given(TEXTS)
@@ -216,6 +236,12 @@ def test_constants_that_are_not_among_the_best_are_left_out(scores: list[float])
     found, size = choose.Weighed(argument, weights).prescore(state, context, odds)
     assert size == len(scores)
     assert sorted([score for score, _, _ in found], reverse=True) == sorted(scores, reverse=True)[: choose.MAX_CLOSE]
+
+
+@given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=200), st.integers(1, 210))
+def test_the_highest_come_in_their_order(scores: list[float], count: int) -> None:
+    ranked = sorted(range(len(scores)), key=lambda place: -scores[place])
+    assert choose.highest(np.array(scores), count).tolist() == ranked[:count]
 
 
 VALUES = ("src/a.py", "", "x" * 500, "A b c d e f", "handle_request", "src/b.py", "a", "Ada Lovelace", "src", "50")
