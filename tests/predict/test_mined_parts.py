@@ -121,7 +121,8 @@ def test_an_outline_gives_the_context_that_the_whole_gives(steps: list[tuple[str
                 getattr(state, kind)(text)
     assert features(outline) == features(whole)
     assert Recaller(Memory()).sights(outline) == Recaller(Memory()).sights(whole)
-    assert not outline.seen and not outline.used
+    assert not outline.seen
+    assert not outline.used
 
 
 @given(TEXTS)
