@@ -13,16 +13,18 @@ from sglang_paste.predict.recall import call_text
 
 MAX_MOMENTS = 500  # of each source
 OFFERED = 3
-# How many outcomes weigh as much as the assumption that raw probabilities are real.
-_SHIFT_WEIGHT, _SLOPE_WEIGHT = 20.0, 40.0
+# Of shift, slope and best: how many outcomes weigh as much as the assumption that raw probabilities are real, and that a
+# tool is like all others.
+_WEIGHTS = np.array([20.0, 40.0, 20.0])
 _LEAST_SLOPE = 0.1
 _STEPS = 30
-Outcome = tuple[float, bool]
+Outcome = tuple[float, bool, bool]
+"""The raw probability of a candidate, whether it was the likeliest, and whether it was right."""
 Outcomes = dict[str, list[Outcome]]
 
 
 def judge(mined: Mined, items: Iterable[tuple[Session, str]]) -> Outcomes:
-    """For each tool the raw probabilities of its candidates, and whether each was the call made."""
+    """For each tool what became of its candidates."""
     found: Outcomes = {}
     moments: Counter[str] = Counter()
     for session, _ in items:
@@ -33,33 +35,37 @@ def judge(mined: Mined, items: Iterable[tuple[Session, str]]) -> Outcomes:
             if step.calls:
                 moments[session.source] += 1
                 made = call_text(step.calls[0].name, step.calls[0].arguments)
-                for candidate in live.candidates(OFFERED):
+                for place, candidate in enumerate(live.candidates(OFFERED)):
                     right = call_text(candidate.tool, candidate.arguments) == made
-                    found.setdefault(candidate.tool, []).append((candidate.probability, right))
+                    found.setdefault(candidate.tool, []).append((candidate.probability, not place, right))
             for message in step.messages:
                 live.observe(message)
     return found
 
 
 def levels(outcomes: Sequence[Outcomes]) -> dict[str, Level]:
-    """A level for each tool, the nearer to none the fewer outcomes there are."""
+    """A level for each tool, the nearer to that of all (under "") the fewer outcomes there are."""
     of_tool: Outcomes = {}
     for found in outcomes:
         for tool, some in found.items():
             of_tool.setdefault(tool, []).extend(some)
-    return {tool: _level(some) for tool, some in sorted(of_tool.items()) if some}
+    if not any(of_tool.values()):
+        return {}
+    every = _level([outcome for _, some in sorted(of_tool.items()) for outcome in some], Level())
+    return {"": every} | {tool: _level(some, every) for tool, some in sorted(of_tool.items()) if some}
 
 
-def _level(outcomes: Sequence[Outcome]) -> Level:
-    """Platt scaling, drawn to what changes nothing; by Newton's method in bounded steps."""
-    inputs = np.array([(1.0, log_odds(raw)) for raw, _ in outcomes])
-    hits = np.array([float(right) for _, right in outcomes])
-    nothing, weight = np.array([0.0, 1.0]), np.array([_SHIFT_WEIGHT, _SLOPE_WEIGHT]) / 4  # a coin's variance
-    found = nothing.copy()
+def _level(outcomes: Sequence[Outcome], prior: Level) -> Level:
+    """Platt scaling, drawn to a prior; by Newton's method in bounded steps."""
+    inputs = np.array([(1.0, log_odds(raw), float(is_best)) for raw, is_best, _ in outcomes])
+    hits = np.array([float(right) for *_, right in outcomes])
+    drawn, weight = np.array([prior.shift, prior.slope, prior.best]), _WEIGHTS / 4  # a coin's variance
+    found = drawn.copy()
     for _ in range(_STEPS):
         expected = 1.0 / (1.0 + np.exp(-inputs @ found))
-        gradient = inputs.T @ (expected - hits) + weight * (found - nothing)
+        gradient = inputs.T @ (expected - hits) + weight * (found - drawn)
         curvature = (inputs.T * (expected * (1.0 - expected))) @ inputs + np.diag(weight)
         step = np.linalg.solve(curvature, gradient)
         found -= step / max(1.0, float(np.abs(step).max()))
-    return Level(float(found[0]), max(float(found[1]), _LEAST_SLOPE))
+    shift, slope, best = found.tolist()
+    return Level(shift, max(slope, _LEAST_SLOPE), best)

@@ -24,6 +24,8 @@ _RATE, _DECAY, _START = 0.1, np.float32(0.03), np.float32(0.1)
 def softmax(examples: Sequence[Example], values: Floats, classes: int, epochs: int = EPOCHS, seed: int = 7) -> Floats:
     """Weights [feature, class] of a softmax among each example's own classes, by AdaGrad, averaged over its later
     epochs. `values` say how much each feature weighs; the weights returned are multiplied with them."""
+    if not examples:
+        return np.zeros((len(values), classes), np.float32)
     columns = Columns([allowed for _, allowed, _ in examples], classes)
     # of each group [feature, weight or sum of squares, class], so that both are fetched at once
     tables = [np.zeros((len(values), 2, len(own)), np.float32) for own in columns.groups]

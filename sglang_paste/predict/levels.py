@@ -8,14 +8,16 @@ _EDGE = 1e-4
 
 
 class Level(msgspec.Struct, frozen=True):
-    """From raw probabilities to those found on tasks that were not learned from: `shift` and `slope` in log-odds."""
+    """From raw probabilities to those found on tasks that were not learned from: `shift` and `slope` in log-odds, and
+    `best`, which is added for the likeliest of all candidates."""
 
     shift: float = 0.0
     slope: float = 1.0
+    best: float = 0.0
 
-    def real(self, raw: float) -> float:
+    def real(self, raw: float, is_best: bool = False) -> float:
         """The real probability."""
-        return 1.0 / (1.0 + exp(-self.shift - self.slope * log_odds(raw)))
+        return 1.0 / (1.0 + exp(-self.shift - self.slope * log_odds(raw) - self.best * is_best))
 
 
 def log_odds(p: float) -> float:

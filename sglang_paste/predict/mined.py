@@ -89,10 +89,11 @@ class Mined:
         names = self.tools.names(tools)
         return choose.wanted(argument for argument in self.patterns.arguments if argument.tool in names)
 
-    def real(self, tool: str, raw: float) -> float:
+    def real(self, tool: str, raw: float, is_best: bool) -> float:
         """A probability as it turned out for other calls of the tool."""
-        level = self.patterns.levels.get(tool)
-        return raw if level is None else level.real(raw)
+        levels = self.patterns.levels
+        level = levels.get(tool) or levels.get("")
+        return raw if level is None else level.real(raw, is_best)
 
     def run_time(self, tool: str, arguments: Collection[str]) -> RunTime:
         """How long a call with these arguments takes, or a guess where none was timed."""
@@ -179,8 +180,9 @@ class MinedSession:
             if found and moment.size_with(shape.tool, names, given) > _MAX_POOLS:
                 continue
             for p, mark, arguments in moment.calls(shape, names, given, least / probability):
-                p = self._mined.real(shape.tool, p * probability)
+                p *= probability
                 found[mark] = (p + found[mark][0] if mark in found else p, shape.tool, arguments)
+        self._make_real(found)
         self._recall(found, tool, given)
         best = sorted(found.values(), key=first, reverse=True)[:k]
         return [
@@ -193,6 +195,13 @@ class MinedSession:
             )
             for p, name, arguments in best
         ]
+
+    def _make_real(self, found: _Found) -> None:
+        """Put the probabilities that candidates turned out to have in place of the raw ones."""
+        best = max(found.values(), key=first, default=None)
+        for mark, candidate in found.items():
+            p, name, arguments = candidate
+            found[mark] = (self._mined.real(name, p, candidate is best), name, arguments)
 
     def tools(self) -> dict[str, float]:
         """The probability of each tool, of those the patterns know."""

@@ -52,7 +52,8 @@ class Contexts(msgspec.Struct):
 class Patterns(msgspec.Struct):
     """All that is mined. A constant, a word or a template was seen in at least `k` tasks.
 
-    `together` says for each tool which ones were called in the same session. `recollections` are each one tenant's,
+    `together` says for each tool which ones were called in the same session, `levels` how its probabilities turned out,
+    and under "" how those of all did. `recollections` are each one tenant's,
     verbatim, and `trust` how often their grades are right. `tenant` is whose sessions were mined, and who may profit;
     empty where they are nobody's, or were merged for all.
     """
