@@ -13,8 +13,8 @@ from sglang_paste.predict.recall import call_text
 
 MAX_MOMENTS = 500  # of each source
 OFFERED = 3
-# Of shift, slope and best: how many outcomes weigh as much as the assumption that raw probabilities are real, and that a
-# tool is like all others.
+# Of shift, slope and best: how many outcomes weigh as much as the assumption that raw probabilities are real, and that
+# a tool is like all others.
 _WEIGHTS = np.array([20.0, 40.0, 20.0])
 _LEAST_SLOPE = 0.1
 _STEPS = 30
