@@ -3,7 +3,8 @@
 Patterns are those of a file, or mined from half of the sessions' tasks, and copied under other names until there are as
 many as asked for. The sessions of the other half make one long session for each source. Each is observed and predicted
 twice; both times the candidates must be the same, and some of them right. Times are of the second time, in the thread's
-processor time, so that other programs on the machine do not count; the garbage collector runs as it likes.
+processor time, so that other programs on the machine do not count; the garbage collector runs as it likes. `both` is
+what was observed since the call before, and the candidates; `latest` the last message of it alone, and the candidates.
 """
 
 import argparse
@@ -29,7 +30,7 @@ LIMIT_US = 1000.0
 LIMIT_MIB = 250
 OFFERED = 5
 HUGE = 1 << 20
-ROWS = ("observe", "candidates", "both")
+ROWS = ("observe", "candidates", "latest", "both")
 
 
 def main() -> int:
@@ -106,6 +107,7 @@ class Run:
         self.session = mined.session()
         self.observe: list[float] = []
         self.candidates: list[float] = []
+        self.latest: list[float] = []
         self.both: list[float] = []
         self.offered: list[list[Candidate]] = []
         self.right = 0
@@ -130,6 +132,7 @@ class Run:
         found = self.session.candidates(OFFERED)
         took = (time.thread_time_ns() - began) / 1e3
         self.candidates.append(took)
+        self.latest.append(took + sum(self.observe[-1:]))
         self.offered.append(found)
         made = next(message["tool_calls"][0]["function"] for message in messages if message.get("tool_calls"))
         key = call_key(made["name"], parse_arguments(made["arguments"]), ())

@@ -4,7 +4,7 @@ import random
 from contextlib import closing
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded import sessions
 
@@ -23,6 +23,7 @@ def laid_aside(items: list[Session]) -> list[tuple[Session, str]]:
     return found
 
 
+@settings(max_examples=40)
 @given(st.lists(sessions(), max_size=4), st.randoms(use_true_random=False))
 def test_they_come_back_the_same_whatever_order_they_came_in(items: list[Session], drawn: random.Random) -> None:
     found = laid_aside(items)

@@ -87,6 +87,7 @@ def test_leaves_say_path_and_object() -> None:
     assert holders["x"] == holders["1"] != holders["y"]
 
 
+@settings(max_examples=50)
 @given(TEXTS, st.sampled_from([None, frozenset[str](), frozenset(("path", "phrase", "line", "hit"))]))
 def test_any_text_can_be_read(text: str, wanted: frozenset[str] | None) -> None:
     for found in (extract.prose(text, "2024", wanted), extract.result(text, wanted)):
