@@ -54,7 +54,7 @@ def test_the_property_catches_results_matched_by_their_order(
 ) -> None:
     monkeypatch.setattr(text.Pending, "_find", lambda self, *_: self._calls[0] if self._calls else None)
 
-    @settings(phases=[Phase.generate], max_examples=50)
+    @settings(phases=[Phase.generate])
     @given(sessions())
     def check(session: Session) -> None:
         check_same(tmp_path, form, session)
