@@ -13,7 +13,7 @@ from sglang_paste.predict import slots
 from sglang_paste.predict.contexts import Floats
 from sglang_paste.predict.patterns import Argument
 from sglang_paste.predict.state import State
-from sglang_paste.predict.ways import PLAIN, Way, built_form, values
+from sglang_paste.predict.ways import JOINED, PLAIN, Way, built_form, stem, values
 
 MAX_HEAD = 5
 MAX_TAIL = 1
@@ -116,21 +116,28 @@ class _WeighedWay:
     """One way with its weights: what the ranks of a list add, where none of its values was used before, is summed once
     for each size."""
 
-    __slots__ = ("_kind", "_plain", "_source", "_sums", "_way", "_weights")
+    __slots__ = ("_joined", "_kind", "_listed", "_source", "_sums", "_way", "_weights")
 
     def __init__(self, way: Way, weights: Floats) -> None:
         self._way = way
-        self._source, self._kind, self._plain = way.source, way.kind, way.form in PLAIN
+        self._source, self._kind = way.source, way.kind
+        self._joined = way.form if way.form in JOINED else ""
+        self._listed = way.form in PLAIN or way.form in JOINED
         self._weights = array("f", weights)
         self._sums: dict[int, list[float]] = {}
 
     def add(self, state: State, used: dict[str, tuple[int, int]], tool: int, found: dict[str, float]) -> None:
         """Add the scores of the way's values to what was found."""
-        listed = state.values(self._source, self._kind) if self._plain else values(self._way, state)
+        listed = state.values(self._source, self._kind) if self._listed else values(self._way, state)
         size = len(listed)
         if not size:
             return
         texts = listed if size <= _HEADS else [*listed[:MAX_HEAD], listed[-1]]
+        if self._joined:
+            start = stem(state, self._joined)
+            if not start:
+                return
+            texts = [start + text for text in texts]
         size = min(size, MAX_SIZE)
         if used and not used.keys().isdisjoint(texts):
             sums = self._summed(size, [text not in used for text in texts])

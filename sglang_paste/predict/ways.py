@@ -9,7 +9,8 @@ import msgspec
 
 from sglang_paste.predict.state import State, text_of
 
-PLAIN = frozenset("sjl")
+PLAIN, JOINED = frozenset("sjl"), frozenset("12")
+"""Forms of which the values are those that stand there, and those that are these joined to a stem."""
 
 
 class Way(msgspec.Struct, frozen=True, array_like=True, order=True):
@@ -75,7 +76,7 @@ def explain(state: State, tool: str, name: str, value: Any) -> Iterator[Way]:
         for source, kind in state.places(value[0]):
             yield Way(source, kind, "l")
     if form == "s":
-        for joined in "12":
+        for joined in sorted(JOINED):
             start = stem(state, joined)
             if start and text.startswith(start) and len(text) > len(start):
                 for source, kind in state.places(text[len(start) :]):
