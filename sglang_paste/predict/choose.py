@@ -17,7 +17,7 @@ from sglang_paste.predict.ways import JOINED, PLAIN, Way, built_form, stem, valu
 
 MAX_HEAD = 5
 MAX_TAIL = 1
-MAX_CLOSE = 5
+MAX_CLOSE = 6
 _HEADS = MAX_HEAD + MAX_TAIL
 _FEW = 64
 MAX_SIZE = 15  # longer lists weigh the same

@@ -29,7 +29,7 @@ _SHAPES = 5
 _REMEMBERED = 256
 _HOPELESS = 0.03
 _MAX_ARGUMENTS_CHARS = 65_536
-_MAX_POOLS = 5
+_MAX_POOLS = 6
 _DEFAULT_RUN = RunTime(p50=0.5, p90=2.0)
 Tool = str | Mapping[str, Any]
 _Found = dict[str, tuple[float, str, dict[str, Any]]]
