@@ -7,6 +7,7 @@ beside them, and a grammar that forbids a script.
 import random
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ _CHUNKS = ("--chunked-prefill-size", "128")
 
 
 def main() -> int:
-    sides = {"stock": _CHUNKS, "ngram": (*_CHUNKS, *NGRAM), "ours": (*_CHUNKS, *OURS)}
+    sides: dict[str, Sequence[str]] = {"stock": _CHUNKS, "ngram": (*_CHUNKS, *NGRAM), "ours": (*_CHUNKS, *OURS)}
     with (
         tempfile.TemporaryDirectory(prefix="forced-") as folder,
         servers(Path(folder), POOL, sides, **RETRACTING) as running,
