@@ -76,11 +76,13 @@ class CommandTool(LocalTool, frozen=True, kw_only=True, tag="command", forbid_un
 
 
 class HttpTool(Tool, frozen=True, kw_only=True, tag="http", forbid_unknown_fields=True):
-    """An HTTP endpoint; POST sends the arguments as JSON, GET as the query."""
+    """An HTTP endpoint; POST sends the arguments as JSON, GET as the query. The header named by `session_header` tells
+    it which session a call belongs to, early calls included (percent-encoded); without one it is not told."""
 
     url: str
     method: Literal["GET", "POST"] = "POST"
     headers: dict[str, str] = {}
+    session_header: str | None = None
 
 
 class McpServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -3,6 +3,7 @@
 import functools
 import json
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -46,25 +47,28 @@ class HttpExecutor:
 
     def launch(self, call: ToolCall, *, speculative: bool) -> TaskRun:
         """Send the request."""
-        body = functools.partial(self._run, call.arguments)
+        body = functools.partial(self._run, call)
         return TaskRun(self._name, body, gate=self._gate, timeout_s=self._tool.timeout_s, speculative=speculative)
 
-    async def _run(self, arguments: Arguments, _run: TaskRun) -> Outcome:
+    async def _run(self, call: ToolCall, _run: TaskRun) -> Outcome:
         try:
-            return await self._exchange(self._request(arguments))
+            return await self._exchange(self._request(call))
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
             return Outcome(failure="unavailable", content=f"{self._name} cannot be reached: {_words(error)}")
         except httpx.HTTPError as error:
             return Outcome(failure="crashed", content=f"{self._name} did not answer properly: {_words(error)}")
 
-    def _request(self, arguments: Arguments) -> httpx.Request:
+    def _request(self, call: ToolCall) -> httpx.Request:
+        headers = {}
+        if self._tool.session_header is not None and call.session is not None:
+            headers[self._tool.session_header] = quote(call.session)
         if self._tool.method == "GET":
             url = httpx.URL(self._tool.url)
-            return self._client.build_request("GET", url, params=[*url.params.multi_items(), *_query(arguments)])
-        headers = {"Content-Type": "application/json"}
-        return self._client.build_request(
-            "POST", self._tool.url, content=canonical(arguments).encode(), headers=headers
-        )
+            params = [*url.params.multi_items(), *_query(call.arguments)]
+            return self._client.build_request("GET", url, params=params, headers=headers)
+        headers["Content-Type"] = "application/json"
+        content = canonical(call.arguments).encode()
+        return self._client.build_request("POST", self._tool.url, content=content, headers=headers)
 
     async def _exchange(self, request: httpx.Request) -> Outcome:
         for _ in range(MAX_REDIRECTS):

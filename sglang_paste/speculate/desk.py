@@ -230,7 +230,7 @@ class ToolDesk:
         self._early.asked[asked] += 1
         self._metrics.runs.labels(self._metrics.tool(call.tool), "authoritative").inc()
         try:
-            run = self._tools.launch(call, speculative=False)
+            run = self._tools.launch(msgspec.structs.replace(call, session=claim.session), speculative=False)
             try:
                 return await run.wait()
             except BaseException:

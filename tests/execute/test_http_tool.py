@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from tool_bench import Bench, launch
 
+from sglang_paste.calls import DEFAULT_TENANT, SessionId, ToolCall
 from sglang_paste.errors import ConfigError
 from sglang_paste.execute.catalog import Catalog
 
@@ -16,7 +17,8 @@ async def answer(line: str, headers: dict[str, str], body: bytes, writer: asynci
     """A small server: each path is one behaviour."""
     path = line.split(" ")[1].partition("?")[0]
     if path == "/echo":
-        await reply(writer, json.dumps({"line": line, "body": body.decode(), "auth": headers.get("authorization")}))
+        told = {"line": line, "body": body.decode(), "auth": headers.get("authorization")}
+        await reply(writer, json.dumps({**told, "session": headers.get("x-run")}))
     elif path == "/away":
         await reply(writer, "", status="302 Found", extra="Location: http://localhost:1/secret\r\n")
     elif path == "/here":
@@ -99,6 +101,25 @@ def test_post_sends_json_and_get_a_query(bench: Bench, monkeypatch: pytest.Monke
 
     use(bench, tool("/echo", headers='{Authorization = "Bearer ${MY_TOKEN}"}'), post)
     use(bench, tool("/echo?fixed=1", method='"GET"'), get)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_session_is_told_where_the_tool_asks_for_it(bench: Bench, method: str) -> None:
+    async def told(catalog: Catalog, session: str | None) -> str | None:
+        named = None if session is None else SessionId(session)
+        call = ToolCall(tenant=DEFAULT_TENANT, session=named, tool="echo", arguments={})
+        outcome = await catalog.launch(call, speculative=True).wait()
+        return outcome.structured["session"]  # type: ignore[no-any-return]
+
+    async def asked(catalog: Catalog) -> None:
+        assert await told(catalog, "süß\r\nx-evil: 1") == "s%C3%BC%C3%9F%0D%0Ax-evil%3A%201"
+        assert await told(catalog, None) is None
+
+    async def silent(catalog: Catalog) -> None:
+        assert await told(catalog, "s") is None
+
+    use(bench, tool("/echo", method=f'"{method}"', session_header='"X-Run"'), asked)
+    use(bench, tool("/echo", method=f'"{method}"'), silent)
 
 
 def test_what_is_no_success_is_an_error_with_its_body(bench: Bench) -> None:
