@@ -34,8 +34,8 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     """What all runs of a comparison have in common. Rows are compared within one setting.
 
     `name` is main, fast (tools of 5 ms), or what was varied; `scale` is what recorded tool seconds are multiplied by,
-    `tool_share` what that was chosen for (None where it was given), `rate` the sessions that arrive a second (None: a
-    closed loop of `agents`).
+    over all, and `scales` by domain; `tool_share` is what these were chosen for (None where they were given), `rate`
+    the sessions that arrive a second (None: a closed loop of `agents`).
     """
 
     name: str
@@ -44,6 +44,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     tool_share: float | None = None
     rate: float | None = None
+    scales: tuple[tuple[str, float], ...] = ()
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):

@@ -50,7 +50,7 @@ def forward(original: Callable[..., Any], runner: Any, batch: Any, *args: Any, *
     if batch.rids:
         output = result.logits_output
         greedy = _greedy(output.next_token_logits, batch) if output is not None else []
-        _write(Forward(list(batch.rids), start, end, bool(batch.forward_mode.is_extend()), greedy))
+        _write(Forward(list(batch.rids), start, end, batch.forward_mode.is_extend_without_speculative(), greedy))
     return result
 
 

@@ -26,11 +26,13 @@ DEADLINE_S = 300.0
 
 
 class Server(msgspec.Struct, frozen=True):
-    """A running server; what its processes write down is in `folder`."""
+    """A running server; what its processes write down is in `folder`. Ours has a gateway."""
 
     side: str
     port: int
     folder: Path
+    pid: int
+    gateway: int | None = None
 
     def stamps(self) -> Stamps:
         return Stamps(self.folder / "stamps")
@@ -45,7 +47,9 @@ class Server(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def servers(folder: Path, pool: int, extra: dict[str, Sequence[str]], **variables: str) -> Iterator[list[Server]]:
+def servers(
+    folder: Path, pool: int, extra: dict[str, Sequence[str]], model: Path = MODEL, **variables: str
+) -> Iterator[list[Server]]:
     """Servers with a pool of so many tokens, one for each side and its own arguments, started together."""
     processes: list[subprocess.Popen[bytes]] = []
     running: list[Server] = []
@@ -53,15 +57,16 @@ def servers(folder: Path, pool: int, extra: dict[str, Sequence[str]], **variable
         for side, arguments in extra.items():
             own = folder / f"{side}-{pool}"
             port, gateway = free_ports(2)
-            command = [*_command(port, pool), *arguments]
-            if OURS[0] in arguments:
+            command = [*_command(port, pool, model), *arguments]
+            ours = OURS[0] in arguments
+            if ours:
                 command += ["--tool-gateway-port", str(gateway), "--tool-state-dir", str(own / "state")]
             inside = probed(own) | variables
             with (own / "log").open("wb") as log:
                 processes.append(
                     subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=inside)
                 )
-            running.append(Server(side, port, own))
+            running.append(Server(side, port, own, processes[-1].pid, gateway if ours else None))
         for server, process in zip(running, processes, strict=True):
             _wait_healthy(server, process)
         yield running
@@ -84,10 +89,11 @@ def tokenizer() -> tuple[Encode, int]:
     return encode, json.loads((MODEL / "config.json").read_text())["eos_token_id"]
 
 
-def _command(port: int, pool: int) -> list[str]:
+def _command(port: int, pool: int, model: Path) -> list[str]:
+    weights = "auto" if any(model.glob("*.safetensors")) else "dummy"
     return [
-        *(sys.executable, "-W", "ignore", "-m", "sglang.launch_server", "--model-path", str(MODEL)),
-        *("--load-format", "dummy", "--random-seed", "1", "--device", "cpu", "--attention-backend", "paste_cpu"),
+        *(sys.executable, "-W", "ignore", "-m", "sglang.launch_server", "--model-path", str(model)),
+        *("--load-format", weights, "--random-seed", "1", "--device", "cpu", "--attention-backend", "paste_cpu"),
         *("--port", str(port), "--log-level", "warning", "--skip-server-warmup", "--sleep-on-idle"),
         *("--max-total-tokens", str(pool), "--mem-fraction-static", "0.4", "--max-running-requests", "16"),
         *("--tool-call-parser", "hermes", "--served-model-name", "default", "--enable-cache-report"),

@@ -1,0 +1,209 @@
+"""`python -m bench.replay`: recorded sessions of agents, played against stock SGLang and against ours in a closed loop.
+
+The servers are real, the model's answers are the recorded ones (it computes every token; see bench.forced), and tools
+take their recorded time, scaled so that they have the wanted share of a task. Without --sessions, sessions are played
+that were made up for it. A run in which an answer, a result or the number of executions is wrong has no numbers.
+"""
+
+import argparse
+import asyncio
+import json
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from bench.cpu import record
+from bench.replay import made_up, plan, recording, train
+from bench.replay.client import Diverged
+from bench.replay.play import Cast, Player
+from bench.replay.recording import Recording, Wanted
+from bench.replay.records import RUNS, Block, Place, Report, Row, Run, Setting, Task, append_rows, read_rows
+from bench.replay.script import Speaker, offered
+from bench.replay.servers import running, server_of, write_tools
+from bench.replay.summary import FAST, summary
+from bench.replay.toolserver import ToolServer
+from bench.turns.server import MODEL, Server
+from sglang_paste.mine.records import Session
+
+QUICK: tuple[Run, ...] = ("A", "A2", "B", "F", "same", "wrong")
+MADE_UP = 60
+
+
+class Production:
+    """All blocks of one call of the bench."""
+
+    def __init__(self, arguments: argparse.Namespace, recordings: list[Recording], recurring: frozenset[str]) -> None:
+        self._arguments = arguments
+        self._recordings = recordings
+        self._settings = len(arguments.agents) * len(arguments.tool_share)
+        count = (self._settings + arguments.fast) * arguments.repetitions
+        self._groups = plan.groups(recordings, count)
+        self._file: Path | None = arguments.rows
+        self.rows: list[Row] = read_rows(self._file) if self._file and self._file.exists() else []
+        speaker = Speaker(arguments.model)
+        self.schemas = recording.schemas(recordings)
+        ids = {each.name: speaker.ids(each) for each in recordings}
+        self._casts = [Cast(group, ids, recurring, offered(self.schemas)) for group in self._groups]
+
+    async def play(self, servers: dict[Run, Server], tools: ToolServer) -> None:
+        """Every block that has no rows yet."""
+        player = Player(tools)
+        settings = await self._scaled(player, servers)
+        planned = list(plan.acts(settings, self._arguments.runs, self._arguments.repetitions))
+        done = {row.place for row in self.rows if isinstance(row, Block)}
+        for number, act in enumerate(planned):
+            if act.place in done:
+                continue
+            server = servers[server_of(act.place.run)]
+            began = time.monotonic()
+            rows = await player.play(act.place, server, self._casts[act.group], dict(act.place.setting.scales))
+            self.rows += rows
+            if self._file:
+                append_rows(self._file, rows)
+            _progress(number, len(planned), act.place, rows, time.monotonic() - began)
+
+    async def _scaled(self, player: Player, servers: dict[Run, Server]) -> list[Setting]:
+        """The settings with their time scales: as in the rows there are, else from a first block on stock."""
+        kept = list(dict.fromkeys(row.place.setting for row in self.rows))
+        wanted = self._wanted()
+        if len(kept) >= len(wanted):
+            return kept
+        first = plan.first_scales(self._recordings)
+        trial = Place(setting=_setting(wanted[0], first, self._recordings), run="A", repetition=-1)
+        rows = await player.play(trial, servers["A"], self._casts[0], first)
+        tasks = [row for row in rows if isinstance(row, Task)]
+        return [
+            _setting(each, plan.fast_scales(self._recordings), self._recordings)
+            if each.name == FAST
+            else _setting(each, plan.scales(tasks, self._recordings, each.tool_share or 0.5), self._recordings)
+            for each in wanted
+        ]
+
+    def _wanted(self) -> list[Setting]:
+        arguments = self._arguments
+        found = [
+            Setting(
+                name="main" if not number else f"agents {agents}, share {share}",
+                agents=agents,
+                scale=1.0,
+                model=arguments.model.name,
+                tool_share=share,
+                rate=arguments.rate,
+            )
+            for number, (agents, share) in enumerate((a, s) for a in arguments.agents for s in arguments.tool_share)
+        ]
+        if arguments.fast:
+            found.append(msgspec.structs.replace(found[0], name=FAST, tool_share=None))
+        return found
+
+
+def _setting(setting: Setting, scales: dict[str, float], recordings: Sequence[Recording]) -> Setting:
+    by_domain = tuple((domain, round(scale, 6)) for domain, scale in sorted(scales.items()))
+    return msgspec.structs.replace(setting, scale=plan.overall(scales, recordings), scales=by_domain)
+
+
+def main() -> int:
+    arguments = _parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    sessions = recording.read(arguments.sessions) if arguments.sessions else made_up.sessions(MADE_UP)
+    played = _played(arguments, sessions)
+    lessons = train.lessons(sessions, played)
+    patterns = arguments.patterns or train.mined(lessons.train)
+    production = Production(arguments, played, frozenset() if arguments.patterns else lessons.recurring)
+    try:
+        _perform(production, arguments, patterns)
+    except Diverged as error:
+        print(f"no numbers: {error}", file=sys.stderr)
+        return 1
+    _report(production.rows, arguments)
+    return 0
+
+
+def _perform(production: Production, arguments: argparse.Namespace, patterns: Path | None) -> None:
+    async def loop(servers: dict[Run, Server], tools: ToolServer) -> None:
+        async with tools.serving():
+            await production.play(servers, tools)
+
+    tools = ToolServer()
+    with tempfile.TemporaryDirectory(prefix="replay-") as name:
+        folder = Path(name)
+        config = write_tools(folder, production.schemas, tools)
+        with running(folder, arguments.runs, arguments.model, arguments.pool, config, patterns) as servers:
+            asyncio.run(loop(servers, tools))
+
+
+def _played(arguments: argparse.Namespace, sessions: Sequence[Session]) -> list[Recording]:
+    count = (len(arguments.agents) * len(arguments.tool_share) + arguments.fast) * arguments.repetitions
+    wanted = Wanted(count * arguments.per_block, arguments.prompt_chars, arguments.said_chars)
+    return recording.choose((recording.record(session) for session in sessions), wanted)
+
+
+def _report(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
+    setting = rows[0].place.setting
+    found = summary(rows, setting)
+    tasks = [row for row in rows if isinstance(row, Task)]
+    checks = {
+        "answers as recorded": sum(len(task.turns) for task in tasks),
+        "results as recorded": sum(len(task.calls) for task in tasks),
+        "calls executed, writes once": sum(len(task.calls) for task in tasks),
+    }
+    print(json.dumps(found, indent=1))
+    if arguments.json:
+        report = Report(
+            commit=record.commit(),
+            hardware=record.hardware(),
+            versions=record.versions(),
+            command=shlex.join(["python", "-m", "bench.replay", *sys.argv[1:]]),
+            sessions="given" if arguments.sessions else "made up",
+            summary=found,
+            checks=checks,
+            rows=tuple(rows),
+        )
+        arguments.json.write_bytes(msgspec.json.encode(report))
+
+
+def _progress(number: int, count: int, place: Place, rows: Sequence[Row], seconds: float) -> None:
+    tasks = [row for row in rows if isinstance(row, Task)]
+    mean = sum(task.task_s for task in tasks) / len(tasks)
+    tools = sum(task.tools_s for task in tasks) / len(tasks)
+    name = f"[{number + 1}/{count}] {place.setting.name}, {place.run}"
+    told = f"{name}: {len(tasks)} tasks, mean {mean:.2f} s, of it tools {tools:.2f} s; {seconds:.0f} s"
+    print(told, file=sys.stderr, flush=True)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.replay", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--quick", action="store_true", help="few short sessions: under 10 minutes on two cores")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every row and the summary")
+    parser.add_argument("--rows", type=Path, metavar="FILE", help="keep rows here; what is there is not played again")
+    parser.add_argument("--sessions", nargs="+", type=Path, metavar="PATH", help="recorded sessions; else made-up ones")
+    parser.add_argument("--patterns", type=Path, metavar="FILE", help="mined patterns; else those of other tasks")
+    parser.add_argument("--model", type=Path, default=MODEL, metavar="FOLDER", help="the model to serve")
+    parser.add_argument("--runs", nargs="+", choices=RUNS, metavar="RUN", help=f"of {' '.join(RUNS)}; A always")
+    parser.add_argument("--agents", nargs="+", type=int, default=[2], metavar="N", help="sessions at once")
+    parser.add_argument("--rate", type=float, metavar="R", help="sessions that arrive a second, instead of --agents")
+    parser.add_argument("--tool-share", nargs="+", type=float, default=[0.5], metavar="SHARE", help="of a task's time")
+    parser.add_argument("--repetitions", type=int, metavar="N", help="blocks of each run, each with other sessions")
+    parser.add_argument("--per-block", type=int, metavar="N", help="sessions of a block")
+    parser.add_argument("--prompt-chars", type=int, default=24_000, metavar="N", help="the longest sessions to play")
+    parser.add_argument("--said-chars", type=int, default=4_000, metavar="N", help="the most the model says in one")
+    parser.add_argument("--pool", type=int, default=65_536, metavar="TOKENS", help="the KV cache")
+    parser.add_argument("--no-fast", dest="fast", action="store_false", help="without the control of 5 ms tools")
+    arguments = parser.parse_args()
+    runs: Sequence[Run] = arguments.runs or (QUICK if arguments.quick else RUNS)
+    arguments.runs = [run for run in RUNS if run in {"A", *runs}]
+    sizes = {"repetitions": 2, "per_block": 6} if arguments.quick else {"repetitions": 4, "per_block": 12}
+    for name, value in sizes.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
+    return arguments
+
+
+if __name__ == "__main__":
+    sys.exit(main())

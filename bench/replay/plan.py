@@ -1,0 +1,100 @@
+"""Which blocks are played, in which order, and how fast recorded time passes in them."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from bench.replay.recording import Recording
+from bench.replay.records import Place, Run, Setting, Task
+from bench.replay.summary import FAST
+
+FAST_S = 0.005
+CONTROLS: tuple[Run, ...] = ("same", "wrong")
+# Before anything was measured: seconds of the model for an answer, and for each of its characters.
+_ANSWER_S, _CHARACTER_S = 0.15, 0.002
+
+
+class Act(msgspec.Struct, frozen=True):
+    """A block to play: where its rows belong, and the number of the group of sessions that it plays."""
+
+    place: Place
+    group: int
+
+
+def acts(settings: Sequence[Setting], runs: Sequence[Run], repetitions: int) -> Iterator[Act]:
+    """All blocks. Every server plays a session once, and what it learns from it, it learns for other sessions alone;
+    controls come last, next to each other, on servers that learn nothing or of which nothing is hoped."""
+    main = [run for run in runs if run not in CONTROLS]
+    controls = [run for run in CONTROLS if run in runs]
+    for number, setting in enumerate(settings):
+        order: Sequence[Run] = [run for run in ("A", "F") if run in main] if setting.name == FAST else main
+        for repetition in range(repetitions):
+            turned = order if repetition % 2 == 0 else order[::-1]
+            for run in turned:
+                yield Act(Place(setting=setting, run=run, repetition=repetition), number * repetitions + repetition)
+    for repetition in range(repetitions):
+        for run in controls if repetition % 2 == 0 else controls[::-1]:
+            yield Act(Place(setting=settings[0], run=run, repetition=repetition), repetition)
+
+
+def first_scales(recordings: Sequence[Recording]) -> dict[str, float]:
+    """By domain, before anything was measured: half of the time for tools."""
+    return {
+        domain: sum(map(_model_s, own)) / max(1e-9, _tools_s(own)) for domain, own in _by_domain(recordings).items()
+    }
+
+
+def scales(tasks: Sequence[Task], recordings: Sequence[Recording], share: float) -> dict[str, float]:
+    """By domain, so that tools take this share of the task time on stock, as far as some tasks of it tell."""
+    found: dict[str, float] = {}
+    for domain, own in _by_domain(recordings).items():
+        played = [task for task in tasks if task.domain == domain]
+        names = {task.session for task in played}
+        expected = sum(_model_s(each) for each in own if each.name in names)
+        measured = sum(task.task_s - task.tools_s for task in played)
+        slower = measured / expected if expected else 1.0
+        model = slower * sum(map(_model_s, own))
+        found[domain] = share / (1 - share) * model / max(1e-9, _tools_s(own))
+    return found
+
+
+def fast_scales(recordings: Sequence[Recording]) -> dict[str, float]:
+    """By domain, so that a call takes 5 ms in the mean."""
+    return {
+        domain: FAST_S * sum(len(each.calls) for each in own) / max(1e-9, _tools_s(own))
+        for domain, own in _by_domain(recordings).items()
+    }
+
+
+def overall(by_domain: dict[str, float], recordings: Sequence[Recording]) -> float:
+    """One number for all: scaled seconds through recorded ones."""
+    scaled = sum(by_domain[domain] * _tools_s(own) for domain, own in _by_domain(recordings).items())
+    return round(scaled / max(1e-9, _tools_s(recordings)), 6)
+
+
+def groups(recordings: Sequence[Recording], count: int) -> list[list[Recording]]:
+    """So many groups of one size, in order. Raises SystemExit where there are too few sessions."""
+    size = math.ceil(len(recordings) / count)
+    found = [list(recordings[number * size : (number + 1) * size]) for number in range(count)]
+    if any(not group for group in found):
+        raise SystemExit(
+            f"there are {len(recordings)} sessions of the wanted length for {count} blocks of {size}; give more "
+            "sessions, or fewer --repetitions"
+        )
+    return found
+
+
+def _by_domain(recordings: Sequence[Recording]) -> dict[str, list[Recording]]:
+    return {
+        domain: [each for each in recordings if each.domain == domain]
+        for domain in dict.fromkeys(each.domain for each in recordings)
+    }
+
+
+def _model_s(each: Recording) -> float:
+    return _ANSWER_S * len(each.answers) + _CHARACTER_S * each.said_chars
+
+
+def _tools_s(recordings: Sequence[Recording]) -> float:
+    return sum(call.seconds for each in recordings for call in each.calls)

@@ -1,0 +1,201 @@
+"""A recorded session as it is replayed: what arrives, what the model answers, what its tools return, and when."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench.replay.durations import LEAST_RECORDED_S, fitted, uniform
+from bench.replay.effects import declared
+from bench.replay.records import Effect
+from sglang_paste.execute.process import readable
+from sglang_paste.mine.messages import Message, steps
+from sglang_paste.mine.read import Reader
+from sglang_paste.mine.records import Session
+from sglang_paste.mine.split import recording_key
+
+DOMAINS = {
+    "tau_bench": "customer service",
+    "tau2_bench": "customer service",
+    "agentcgroup_cc": "coding",
+    "polybench_rovodev": "coding",
+    "polybench_iswe": "coding",
+    "hotpotqa_react": "search",
+    "webdancer": "search",
+    "deerflow": "search",
+    "aila": "science",
+}
+# What would be read as a token of its own, or as a call.
+_SPECIAL = re.compile(r"<(?=\||/?tool_call>|/?tool_response>)")
+
+
+class Call(msgspec.Struct, frozen=True):
+    """A call with what it returned. `seconds` is the tool's own run, before any time scale."""
+
+    tool: str
+    arguments: dict[str, Any]
+    result: str
+    effect: Effect
+    seconds: float
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What arrives besides the results of the last answer's calls, what the model says to it, and what it calls."""
+
+    arrives: tuple[Message, ...]
+    content: str
+    calls: tuple[Call, ...]
+
+
+class Recording(msgspec.Struct, frozen=True):
+    """A session to replay."""
+
+    name: str
+    source: str
+    domain: str
+    answers: tuple[Answer, ...]
+    session: Session
+
+    @property
+    def calls(self) -> list[Call]:
+        """All calls, in order."""
+        return [call for answer in self.answers for call in answer.calls]
+
+    @property
+    def prompt_chars(self) -> int:
+        """About what the last prompt holds."""
+        arrived = sum(len(str(message["content"])) for answer in self.answers for message in answer.arrives)
+        return arrived + self.said_chars + sum(len(call.result) for call in self.calls)
+
+    @property
+    def said_chars(self) -> int:
+        """About what the model says."""
+        return sum(len(answer.content) for answer in self.answers) + sum(len(str(c.arguments)) + 40 for c in self.calls)
+
+
+def record(session: Session, seed: int = 0) -> Recording:
+    """The session as it is replayed."""
+    answers: list[Answer] = []
+    arrived: list[Message] = []
+    results: dict[str, str] = {}
+    found = list(steps(session))
+    for step in found:
+        for message in step.messages:
+            if message["role"] == "tool":
+                results[message["tool_call_id"]] = _clean(message["content"])
+    for step in found:
+        if step.turn.role != "assistant":
+            arrived += [_message(message) for message in step.messages if message["role"] in ("system", "user")]
+            continue
+        calls = tuple(
+            _call(session, len(answers), index, call, results.get(str(call.id), ""), step.durations[index], seed)
+            for index, call in enumerate(step.calls)
+        )
+        content = _clean(step.turn.content)
+        if not arrived and answers and not answers[-1].calls:
+            last = answers.pop()
+            arrived, content = list(last.arrives), f"{last.content}\n{content}".strip()
+        if content or calls:
+            answers.append(Answer(tuple(arrived), content, calls))
+            arrived = []
+    name = f"{session.source}/{session.session_id}"
+    return Recording(name, session.source, DOMAINS.get(session.source, session.source), tuple(answers), session)
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """Which sessions are replayed: how many, how long they may be in characters, and how many calls they make."""
+
+    count: int
+    prompt_chars: int = 24_000
+    said_chars: int = 4_000
+    calls: tuple[int, int] = (2, 12)
+
+
+def choose(recordings: Iterable[Recording], wanted: Wanted, seed: int = 0) -> list[Recording]:
+    """As many of each domain as there are, in an order that depends on names and `seed` alone; of a task only one."""
+    by_domain: dict[str, list[Recording]] = {}
+    for each in recordings:
+        if _fits(each, wanted):
+            by_domain.setdefault(each.domain, []).append(each)
+    queues = [
+        iter(_one_a_task(sorted(found, key=lambda each: uniform(seed, each.name))))
+        for _, found in sorted(by_domain.items())
+    ]
+    chosen: list[Recording] = []
+    while queues and len(chosen) < wanted.count:
+        for queue in list(queues):
+            each = next(queue, None)
+            if each is None:
+                queues.remove(queue)
+            elif len(chosen) < wanted.count:
+                chosen.append(each)
+    return chosen
+
+
+def read(paths: Sequence[Path]) -> list[Session]:
+    """All sessions of files and folders, once."""
+    return list({recording_key(session): session for session in Reader(paths)}.values())
+
+
+def schemas(sessions: Iterable[Recording]) -> dict[str, dict[str, Any]]:
+    """Each tool's JSON Schema, as far as calls show it: a server knows its tools, a recording does not say them."""
+    seen: dict[str, list[dict[str, Any]]] = {}
+    for each in sessions:
+        for call in each.calls:
+            seen.setdefault(call.tool, []).append(call.arguments)
+    return {tool: _schema(found) for tool, found in sorted(seen.items())}
+
+
+def _schema(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    properties = {
+        name: {"type": kinds.pop()} if len(kinds := {_kind(each[name]) for each in found if name in each}) == 1 else {}
+        for name in dict.fromkeys(name for each in found for name in each)
+    }
+    required = [name for name in properties if all(name in each for each in found)]
+    return {"type": "object", "properties": properties, "required": required}
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "boolean"
+    names = {str: "string", int: "number", float: "number", list: "array", dict: "object"}
+    return names.get(type(value), "null")
+
+
+def _call(session: Session, turn: int, index: int, call: Any, result: str, recorded: float | None, seed: int) -> Call:
+    known = declared(call.name)
+    if recorded is None or recorded < LEAST_RECORDED_S:
+        recorded = fitted(known.kind, session.source, session.session_id, turn, index, seed)
+    return Call(call.name, _clean_all(call.arguments), result, known.effect, recorded)
+
+
+def _message(message: Message) -> Message:
+    return {"role": message["role"], "content": _clean(message["content"])}
+
+
+def _clean(text: str) -> str:
+    return _SPECIAL.sub("< ", readable(text.encode("utf-8", "replace"), cut=False))
+
+
+def _clean_all(value: Any) -> Any:
+    if isinstance(value, str):
+        return _clean(value)
+    if isinstance(value, list):
+        return [_clean_all(each) for each in value]
+    return {_clean(name): _clean_all(each) for name, each in value.items()} if isinstance(value, dict) else value
+
+
+def _fits(each: Recording, wanted: Wanted) -> bool:
+    least, most = wanted.calls
+    fits = each.prompt_chars <= wanted.prompt_chars and each.said_chars <= wanted.said_chars
+    return fits and least <= len(each.calls) <= most and bool(each.answers[0].arrives)
+
+
+def _one_a_task(recordings: Sequence[Recording]) -> Iterator[Recording]:
+    seen = set[str]()
+    for each in recordings:
+        if each.session.task_id not in seen:
+            seen.add(each.session.task_id)
+            yield each

@@ -1,0 +1,63 @@
+"""What the predictor may know before: patterns of other tasks, and for some sessions, of others of their task."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from bench.forced.launch import ROOT
+from bench.replay.durations import uniform
+from bench.replay.recording import Recording
+from sglang_paste.mine.learn import Miner
+from sglang_paste.mine.records import Session
+from sglang_paste.mine.split import Tasks, recording_key
+from sglang_paste.predict import patternfile
+
+CACHE = ROOT / ".cache" / "replay"
+_RECURRING = 0.5
+
+
+class Lessons(msgspec.Struct, frozen=True):
+    """The sessions to learn from, and the names of those to be replayed whose task is among them."""
+
+    train: list[Session]
+    recurring: frozenset[str]
+
+
+def lessons(sessions: Sequence[Session], played: Sequence[Recording], seed: int = 0) -> Lessons:
+    """No session that is replayed is learned from. Of half of those whose task, by id or text, others have as well, the
+    task is: they recur; of all others, no session of their task is learned from."""
+    tasks, keys = Tasks(), {recording_key(each.session) for each in played}
+    for session in sessions:
+        tasks.add(session)
+    elsewhere = Counter(tasks.of(session) for session in sessions if recording_key(session) not in keys)
+    recurring = frozenset(
+        each.name
+        for each in played
+        if elsewhere[tasks.of(each.session)] and uniform("recurring", seed, each.session.task_id) < _RECURRING
+    )
+    unseen = {tasks.of(each.session) for each in played if each.name not in recurring}
+    train = [each for each in sessions if recording_key(each) not in keys and tasks.of(each) not in unseen]
+    return Lessons(
+        train,
+        frozenset(each.name for each in played if tasks.of(each.session) not in unseen and each.name in recurring),
+    )
+
+
+def mined(train: Sequence[Session], k: int = 5) -> Path | None:
+    """Their patterns; kept, so that the same sessions are mined once. None where there is nothing to learn."""
+    if not any(turn.tool_calls for session in train for turn in session.turns):
+        return None
+    digest = hashlib.blake2b(b"".join(sorted(map(recording_key, train))) + bytes([k]), digest_size=12).hexdigest()
+    path = CACHE / f"{digest}.patterns"
+    if not path.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        miner = Miner(k=k)
+        for session in train:
+            miner.add(session)
+        patterns = miner.finish()
+        patterns.tenant = ""
+        patternfile.save(path, patterns)
+    return path

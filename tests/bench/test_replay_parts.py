@@ -1,0 +1,169 @@
+"""What is replayed and what its tools return, without a server."""
+
+import pytest
+
+from bench.replay import made_up, plan, recording, train
+from bench.replay.durations import QUANTILES, fitted
+from bench.replay.effects import declared
+from bench.replay.recording import Wanted
+from bench.replay.records import Setting
+from bench.replay.script import is_said
+from bench.replay.world import WRONG, World
+from sglang_paste.mine.records import Call, Result, Session, Turn
+
+
+def session(*turns: Turn, name: str = "s", task: str = "t") -> Session:
+    return Session("made up", name, task, (Turn("user", f"A task that is named {task} by its words"), *turns))
+
+
+def called(tool: str, result: str, seconds: float | None = 1.0, **arguments: object) -> tuple[Turn, Turn]:
+    return (
+        Turn("assistant", "", (Call(tool, arguments, f"id {result}"),)),
+        Turn("tool", tool_results=(Result(tool, result, f"id {result}", seconds),)),
+    )
+
+
+EDITED = session(
+    *called("read_file", "before", path="a"),
+    *called("edit", "done", path="a"),
+    *called("read_file", "after", path="a"),
+    *called("read_file", "again", path="a"),
+    Turn("assistant", "It is done."),
+)
+
+
+def world(of: Session = EDITED, scale: float = 2.0) -> World:
+    found = World({"made up": scale})
+    found.begin("x", recording.record(of))
+    return found
+
+
+def test_a_recording_has_what_arrives_what_is_said_and_what_is_called() -> None:
+    found = recording.record(EDITED)
+    results = [[call.result for call in answer.calls] for answer in found.answers]
+    assert results == [
+        ["before"],
+        ["done"],
+        ["after"],
+        ["again"],
+        [],
+    ]
+    assert [len(answer.arrives) for answer in found.answers] == [1, 0, 0, 0, 0]
+    assert [call.effect for call in found.calls] == ["read", "write", "read", "read"]
+    assert [call.seconds for call in found.calls] == [1.0] * 4
+
+
+def test_what_would_be_a_token_of_its_own_is_none() -> None:
+    odd = session(*called("ls", "<|im_end|>\0</tool_call>", path="<tool_call>"), Turn("assistant", "\ud800 <|x|>"))
+    found = recording.record(odd)
+    text = str(found.answers)
+    assert "<|" not in text
+    assert "tool_call>" in text
+    assert "<tool_call>" not in text
+    assert "</tool_call>" not in text
+    text.encode()
+
+
+def test_answers_in_a_row_are_one() -> None:
+    found = recording.record(session(Turn("assistant", "First."), Turn("assistant", "Second.")))
+    assert [answer.content for answer in found.answers] == ["First.\nSecond."]
+
+
+def test_a_call_returns_what_was_recorded_where_it_was_made() -> None:
+    it = world()
+    assert it.execute("x", "read_file", {"path": "a"}).content == "before"
+    it.answered("x", 0)
+    # Between the first read and the write nobody makes this call.
+    assert it.execute("x", "read_file", {"path": "a"}).content.startswith(WRONG)
+    assert it.execute("x", "edit", {"path": "a"}).content == "done"
+    it.answered("x", 1)
+    assert it.execute("x", "read_file", {"path": "a"}).content == "after"
+    it.answered("x", 2)
+    assert it.execute("x", "read_file", {"path": "a"}).content == "again"
+    assert it.executions("x") == {0: 1, None: 1, 1: 1, 2: 1, 3: 1}
+    assert it.seconds("x", 3) == 2.0
+
+
+def test_a_call_that_was_never_made_takes_its_tools_time_and_is_marked() -> None:
+    it = world()
+    run = it.execute("x", "grep", {"pattern": "b"})
+    assert run.content.startswith(WRONG)
+    assert run.seconds == it.execute("x", "grep", {"pattern": "b"}).seconds > 0
+    assert it.busy_s == 2 * run.seconds
+
+
+def test_fitted_times_are_those_of_their_kind_and_the_same_every_time() -> None:
+    for kind, (median, high) in QUANTILES.items():
+        drawn = sorted(fitted(kind, "seed", number) for number in range(4_001))
+        assert drawn[2_000] == pytest.approx(median, rel=0.1)
+        # The upper and lower 5 % are left out, so that the 90th percentile is the 86th.
+        assert median < drawn[3_600] < high
+        assert fitted(kind, "seed", 7) == fitted(kind, "seed", 7)
+
+
+def test_what_is_not_known_writes() -> None:
+    assert declared("frobnicate").effect == "write"
+    assert declared("Bash").effect == "write"
+    assert declared("get_order_details").effect == "read"
+    assert declared("Grep").resource == "session:workspace"
+
+
+def test_sessions_are_chosen_by_name_alone_one_of_a_task() -> None:
+    found = [recording.record(each) for each in made_up.sessions(10)]
+    chosen = recording.choose(found, Wanted(9))
+    assert chosen == recording.choose(found[::-1], Wanted(9))
+    assert len({each.session.task_id for each in chosen}) == 9
+    assert {each.domain for each in chosen[:3]} == {"customer service", "coding", "search"}
+    assert not recording.choose(found, Wanted(9, prompt_chars=100))
+
+
+def test_what_is_played_is_not_learned_from() -> None:
+    sessions = made_up.sessions(20)
+    played = recording.choose([recording.record(each) for each in sessions], Wanted(20))
+    lessons = train.lessons(sessions, played)
+    assert 0 < len(lessons.recurring) < len(played)
+    learned = {each.task_id for each in lessons.train}
+    for each in played:
+        assert each.session not in lessons.train
+        assert (each.session.task_id in learned) == (each.name in lessons.recurring)
+
+
+def test_made_up_sessions_are_the_same_every_time_and_their_calls_return_something() -> None:
+    assert made_up.sessions(4) == made_up.sessions(4)
+    for each in made_up.sessions(4):
+        found = recording.record(each)
+        assert all(call.result for call in found.calls)
+        assert not found.answers[-1].calls
+
+
+def test_tools_get_the_wanted_share() -> None:
+    found = [recording.record(each) for each in made_up.sessions(6)]
+    by_domain = plan.scales([], found, 0.6)
+    for domain, scale in by_domain.items():
+        own = [each for each in found if each.domain == domain]
+        tools = scale * sum(call.seconds for each in own for call in each.calls)
+        assert tools / (tools + sum(map(plan._model_s, own))) == pytest.approx(0.6)
+    fast = plan.fast_scales(found)
+    seconds = [fast[each.domain] * call.seconds for each in found for call in each.calls]
+    assert sum(seconds) / len(seconds) == pytest.approx(plan.FAST_S)
+
+
+def test_every_server_plays_a_session_once_but_for_controls() -> None:
+    settings = [Setting(name=name, agents=2, scale=1.0, model="m") for name in ("main", "fast")]
+    acts = list(plan.acts(settings, ("A", "A2", "F", "same", "wrong"), 2))
+    assert len({act.place for act in acts}) == len(acts) == 2 * 3 + 2 * 2 + 2 * 2
+    for run in ("A", "F"):
+        played = [act.group for act in acts if act.place.run == run]
+        assert len(set(played)) == len(played) == 4
+    groups = plan.groups([recording.record(each) for each in made_up.sessions(4)], 4)
+    assert sum(map(len, groups)) == 12
+    with pytest.raises(SystemExit, match="there are 0 sessions"):
+        plan.groups([], 4)
+
+
+def test_an_answer_is_compared_by_its_words_and_its_calls() -> None:
+    answer = recording.record(EDITED).answers[0]
+    assert is_said(answer, " \n", [("read_file", '{"path": "a"}')])
+    assert not is_said(answer, "", [("read_file", '{"path": "b"}')])
+    assert not is_said(answer, "", [])
+    assert not is_said(answer, "", [("read_file", '{"path"')])
