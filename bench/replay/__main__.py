@@ -24,9 +24,12 @@ from bench.replay.client import Diverged
 from bench.replay.play import Cast, Player
 from bench.replay.recording import Recording, Wanted
 from bench.replay.records import RUNS, Block, Place, Report, Row, Run, Setting, Task, append_rows, read_rows
+from bench.replay.report.build import as_text
+from bench.replay.report.compare import Rows
+from bench.replay.report.summary import numbers, summary
 from bench.replay.script import Speaker, offered
-from bench.replay.servers import running, server_of, write_tools
-from bench.replay.summary import FAST, summary
+from bench.replay.servers import LIMITS, running, server_of, write_tools
+from bench.replay.simulate.validate import sim_error_pct, validate
 from bench.replay.toolserver import ToolServer
 from bench.turns.server import MODEL, Server
 from sglang_paste.mine.records import Session
@@ -80,7 +83,7 @@ class Production:
         tasks = [row for row in rows if isinstance(row, Task)]
         return [
             _setting(each, plan.fast_scales(self._recordings), self._recordings)
-            if each.name == FAST
+            if each.name == plan.FAST
             else _setting(each, plan.scales(tasks, self._recordings, each.tool_share or 0.5), self._recordings)
             for each in wanted
         ]
@@ -99,7 +102,7 @@ class Production:
             for number, (agents, share) in enumerate((a, s) for a in arguments.agents for s in arguments.tool_share)
         ]
         if arguments.fast:
-            found.append(msgspec.structs.replace(found[0], name=FAST, tool_share=None))
+            found.append(msgspec.structs.replace(found[0], name=plan.FAST, tool_share=None))
         return found
 
 
@@ -145,8 +148,8 @@ def _played(arguments: argparse.Namespace, sessions: Sequence[Session]) -> list[
 
 
 def _report(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
-    setting = rows[0].place.setting
-    found = summary(rows, setting)
+    found = summary(rows, sim_error_pct(validate(rows, pool=arguments.pool, limits=LIMITS)))
+    print(as_text(numbers(Rows(rows))))
     tasks = [row for row in rows if isinstance(row, Task)]
     checks = {
         "answers as recorded": sum(len(task.turns) for task in tasks),

@@ -7,9 +7,8 @@ import msgspec
 
 from bench.replay.recording import Recording
 from bench.replay.records import Place, Run, Setting, Task
-from bench.replay.summary import FAST
 
-FAST_S = 0.005
+FAST, FAST_S = "fast", 0.005
 CONTROLS: tuple[Run, ...] = ("same", "wrong")
 # Before anything was measured: seconds of the model for an answer, and for each of its characters.
 _ANSWER_S, _CHARACTER_S = 0.15, 0.002

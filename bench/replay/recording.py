@@ -1,6 +1,7 @@
 """A recorded session as it is replayed: what arrives, what the model answers, what its tools return, and when."""
 
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,18 +121,13 @@ def choose(recordings: Iterable[Recording], wanted: Wanted, seed: int = 0) -> li
         if _fits(each, wanted):
             by_domain.setdefault(each.domain, []).append(each)
     queues = [
-        iter(_one_a_task(sorted(found, key=lambda each: uniform(seed, each.name))))
+        deque(_one_a_task(sorted(found, key=lambda each: uniform(seed, each.name))))
         for _, found in sorted(by_domain.items())
     ]
     chosen: list[Recording] = []
-    while queues and len(chosen) < wanted.count:
-        for queue in list(queues):
-            each = next(queue, None)
-            if each is None:
-                queues.remove(queue)
-            elif len(chosen) < wanted.count:
-                chosen.append(each)
-    return chosen
+    while any(queues) and len(chosen) < wanted.count:
+        chosen += [queue.popleft() for queue in queues if queue]
+    return chosen[: wanted.count]
 
 
 def read(paths: Sequence[Path]) -> list[Session]:

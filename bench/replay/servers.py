@@ -13,6 +13,7 @@ from bench.replay.effects import declared
 from bench.replay.records import Run
 from bench.replay.toolserver import CONCURRENCY, SESSION_HEADER, ToolServer
 from bench.turns.server import OURS, Server, servers
+from sglang_paste.config import Limits
 
 Part = Literal["tools", "drafts", "turns", "retention", "order", "warm"]
 PARTS: dict[Run, tuple[Part, ...]] = {
@@ -32,6 +33,8 @@ _OFF: dict[Part, tuple[str, ...]] = {
 }
 _ON: dict[Part, tuple[str, ...]] = {"warm": ("--tool-warm-slice", "512")}
 _NGRAM = ("--speculative-algorithm", "NGRAM")
+# Recorded tools wait instead of working, so that more of them may run early than there are cores.
+LIMITS = Limits(speculative=8, per_session=3, per_tool=8)
 _SCHEDULER = "sglang::scheduler"
 
 
@@ -64,8 +67,9 @@ def pin(server: Server) -> None:
 
 
 def write_tools(folder: Path, schemas: dict[str, dict[str, Any]], server: ToolServer) -> Path:
-    """A tools.toml that offers the recorded tools, as JSON's subset of TOML where it can be."""
-    lines = ["[limits]", "speculative = 8", "per_session = 3", "per_tool = 8", ""]
+    """A tools.toml that offers the recorded tools."""
+    names = ("speculative", "per_session", "per_tool")
+    lines = ["[limits]", *(f"{name} = {getattr(LIMITS, name)}" for name in names), ""]
     for tool, schema in schemas.items():
         known = declared(tool)
         lines += [

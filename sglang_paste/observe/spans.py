@@ -38,6 +38,7 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
     end: float | None = None
     outcome: str = "running"
     request: str = ""
+    probability: float | None = None
     marks: tuple[Mark, ...] = ()
 
 

@@ -87,6 +87,7 @@ class Recorder:
                 name=entry.tool,
                 detail=canonical(entry.arguments),
                 start=now,
+                probability=entry.probability,
             )
         )
 
