@@ -7,8 +7,10 @@ from pathlib import Path
 
 import msgspec
 
+from bench.replay import recording
 from bench.replay.records import read_rows
 from bench.replay.report.page import page
+from bench.replay.simulate import shapes
 from bench.replay.simulate.fleet import LOADS
 from bench.replay.simulate.run import POOL, SIZES, as_json, show, simulate
 
@@ -16,7 +18,9 @@ from bench.replay.simulate.run import POOL, SIZES, as_json, show, simulate
 def main() -> int:
     arguments = _parse()
     rows = read_rows(arguments.rows) if arguments.rows else []
-    found = simulate(rows, arguments.pool, arguments.loads, arguments.fleets)
+    recordings = [recording.record(each) for each in recording.read(arguments.sessions)] if arguments.sessions else []
+    sessions = shapes.recorded(recordings)
+    found = simulate(rows, arguments.pool, arguments.loads, arguments.fleets, sessions)
     show(found)
     if arguments.json:
         arguments.json.write_bytes(msgspec.json.encode(as_json(found)))
@@ -32,6 +36,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--pool", type=int, default=POOL, metavar="TOKENS", help="the KV cache that the rows had")
     parser.add_argument("--loads", type=int, nargs="*", default=LOADS, metavar="N", help="sessions on one server")
     parser.add_argument("--fleets", type=int, nargs="*", default=SIZES, metavar="N", help="sessions on fleets")
+    parser.add_argument("--sessions", nargs="+", type=Path, metavar="PATH", help="for fleets; else made-up ones")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write a page")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers")
     return parser.parse_args()

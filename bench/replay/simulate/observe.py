@@ -12,7 +12,8 @@ from statistics import median
 
 import msgspec
 
-from bench.replay.records import Block, Call, Task
+from bench.replay.effects import declared
+from bench.replay.records import Block, Call, Effect, Task
 from bench.replay.records import Turn as Played
 from bench.replay.simulate.workload import Guess, Moment, Session, Turn, Use
 from sglang_paste.config import Policy
@@ -47,20 +48,23 @@ def queues(tasks: Sequence[Task], block: Block, seed: int = 0) -> list[list[Sess
 
 
 def policies(tasks: Sequence[Task], concurrency: int = 64) -> dict[str, Policy]:
-    """Tools as the replay declares them: reads and writes of the session's own state."""
+    """Tools as the replay declares them."""
     effects = {call.tool: call.effect for task in tasks for call in task.calls}
-    state = ("session:state",)
-    return {
-        tool: Policy(
-            effect=effect,
-            reads=() if effect == "pure" else state,
-            writes=state if effect == "write" else (),
-            observes="local",
-            speculate=True,
-            concurrency=concurrency,
-        )
-        for tool, effect in effects.items()
-    }
+    return {tool: declare(tool, effect, concurrency) for tool, effect in effects.items()}
+
+
+def declare(tool: str, effect: Effect, concurrency: int) -> Policy:
+    """A tool that reads or writes what is known of its name, of the session's own."""
+    resource = declared(tool).resource
+    touched = (resource,) if resource else ()
+    return Policy(
+        effect=effect,
+        reads=() if effect == "pure" else touched,
+        writes=touched if effect == "write" else (),
+        observes="local",
+        speculate=effect != "write",
+        concurrency=concurrency,
+    )
 
 
 def _session(task: Task, habit: Habit, chance: random.Random, lost: int, shared: int) -> Session:

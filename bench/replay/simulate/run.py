@@ -1,6 +1,7 @@
 """All of the simulator in one call: the rows of a real replay once more, one server under load, and fleets."""
 
 import json
+import random
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from bench.replay.simulate.fleet import LOADS, Point, fleets, over_load, over_sh
 from bench.replay.simulate.hardware import h100_8b
 from bench.replay.simulate.server import Options
 from bench.replay.simulate.validate import Checked, sim_error_pct, validate
+from bench.replay.simulate.workload import Session
 from sglang_paste.config import Limits
 
 SESSIONS = 400
@@ -45,13 +47,18 @@ class Simulated(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def simulate(
-    rows: Sequence[Row], pool: int = POOL, loads: Sequence[int] = LOADS, sizes: Sequence[int] = ()
+    rows: Sequence[Row],
+    pool: int = POOL,
+    loads: Sequence[int] = LOADS,
+    sizes: Sequence[int] = (),
+    sessions: Sequence[Session] = (),
 ) -> Simulated:
-    """The rows once more in the model, and what it says of larger machines; `sizes` are sessions of fleets."""
+    """The rows once more in the model, and what it says of larger machines; `sizes` are sessions of fleets, which play
+    `sessions`, or made-up ones."""
     checked = tuple(validate(rows, pool=pool))
     foresight = shapes.measured(rows) or shapes.ASSUMED
-    sessions = shapes.made_up(SESSIONS)
-    options = Options(policies=shapes.policies(), limits=MANY, capacity=4096, gated=True)
+    sessions = random.Random(0).sample(sessions, min(len(sessions), SESSIONS)) or shapes.made_up(SESSIONS)
+    options = Options(policies=shapes.policies(sessions), limits=MANY, capacity=4096, gated=True)
     service = h100_8b()
     points: list[Point] = []
     for point in over_load(sessions, service, options, foresight, loads):

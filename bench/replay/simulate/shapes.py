@@ -2,18 +2,19 @@
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from bench.replay.recording import Recording
 from bench.replay.records import Block, Effect, Row, Run, Task
-from bench.replay.simulate.observe import HITS, foreseen
+from bench.replay.simulate.observe import HITS, declare, foreseen
 from bench.replay.simulate.workload import Guess, Moment, Session, Turn, Use
 from sglang_paste.config import Policy
 
-STATE = ("session:state",)
 LONGEST_S = 120.0
 LONGEST_TOKENS = 100_000
+SHARED = 2_000
 # Median and 90th percentile in seconds, and how often: a shell, the web, files (TraceLab, 433,000 calls of agents).
 TOOLS: dict[str, tuple[float, float, float]] = {
     "shell": (0.85, 22.0, 0.6),
@@ -70,17 +71,22 @@ def made_up(count: int, seed: int = 0) -> list[Session]:
     return [_made_up(f"made up {number}", random.Random(f"{seed}/{number}")) for number in range(count)]
 
 
+def recorded(recordings: Iterable[Recording]) -> list[Session]:
+    """Recorded sessions at their full size, with four characters to a token and 2,000 tokens of instructions and tools
+    that all of a source share."""
+    return [_recorded(each) for each in recordings if each.answers]
+
+
 def prepared(sessions: Sequence[Session], run: Run, foresight: Foresight, seed: int = 0) -> list[Session]:
     """The sessions with what is foreseen of their calls, and with as many decode steps as the run's drafts leave."""
     accept = foresight.accept.get(run, 1.0)
     return [_prepared(each, accept, foresight, random.Random(f"{seed}/{each.id}")) for each in sessions]
 
 
-def policies() -> dict[str, Policy]:
-    """The tools of made-up sessions, each as it reads and as it writes."""
-    read = Policy(effect="read", reads=STATE, observes="local", speculate=True, concurrency=100_000)
-    write = Policy(effect="write", writes=STATE, observes="local", concurrency=100_000)
-    return {f"{tool} {effect}": each for tool in TOOLS for effect, each in (("read", read), ("write", write))}
+def policies(sessions: Iterable[Session]) -> dict[str, Policy]:
+    """The tools of sessions: what reads may run early, what writes ends what read the same before."""
+    uses = {use.tool: use.effect for session in sessions for turn in session.turns for use in turn.uses}
+    return {tool: declare(tool, effect, concurrency=100_000) for tool, effect in uses.items()}
 
 
 def _made_up(name: str, chance: random.Random) -> Session:
@@ -95,6 +101,25 @@ def _made_up(name: str, chance: random.Random) -> Session:
         if prompt > LONGEST_TOKENS:
             break
     return Session(id=name, domain="made up", turns=tuple(turns), shared=4_000)
+
+
+def _recorded(recording: Recording) -> Session:
+    prompt, turns = SHARED, []
+    for answer in recording.answers:
+        prompt += sum(_tokens(str(message["content"])) for message in answer.arrives)
+        said = _tokens(answer.content) + sum(_tokens(str(call.arguments)) + 10 for call in answer.calls)
+        uses = tuple(Use(tool=call.tool, seconds=call.seconds, effect=call.effect) for call in answer.calls)
+        turns.append(Turn(prompt=prompt, output=max(said, 2), steps=max(said, 2) - 1, fresh=8, uses=uses))
+        prompt += said + sum(_tokens(call.result) for call in answer.calls)
+        if prompt > LONGEST_TOKENS:
+            break
+    return Session(
+        id=recording.name, domain=recording.domain, source=recording.source, turns=tuple(turns), shared=SHARED
+    )
+
+
+def _tokens(text: str) -> int:
+    return len(text) // 4 + 1
 
 
 def _made_up_use(chance: random.Random) -> Use:

@@ -96,7 +96,7 @@ def test_where_it_turns_is_the_best_load_and_the_first_with_half_of_its_gain() -
 
 def test_a_small_fleet_from_end_to_end() -> None:
     sessions = [msgspec.structs.replace(each, turns=each.turns[:3]) for each in made_up(12)]
-    options = Options(policies=policies(), gated=True)
+    options = Options(policies=policies(sessions), gated=True)
     loads = list(over_load(sessions, h100_8b(), options, ASSUMED, loads=(2, 4), runs=("A", "F")))
     large = list(fleets(sessions, h100_8b(), options, ASSUMED, sizes=(40,)))
     assert [(each.run, each.servers, each.routing) for each in large] == [
