@@ -22,6 +22,12 @@ class Forced:
         self._decode: Decode = decoder(tokenizer, skip_special=False)
         self._settled = lru_cache(4096)(self._is_settled)
 
+    def of(self, req: Any) -> tuple[int, ...]:
+        """The tokens that must follow what a request has so far."""
+        if req.grammar is None:
+            return ()
+        return self.tokens(req.grammar, [*req.origin_input_ids[-CONTEXT:], *req.output_ids[-CONTEXT:]])
+
     def tokens(self, grammar: Any, tail: Sequence[int]) -> tuple[int, ...]:
         """The tokens that must follow the last ones of a request, `tail`; none where the grammar has a choice. The last
         one is left out where the model may write it as one with what comes next."""

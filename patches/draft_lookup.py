@@ -1,6 +1,6 @@
 """Where a batch's next tokens may stand: each request's own text, and the hints that were given for it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sglang_paste.draft.hints import Hint, Hints, Source
 from sglang_paste.kernels.ngram_match import Match, ngram_match
+from sglang_paste.patches.draft_grammar import Forced
 
 MAX_MATCH = 24
 MIN_MATCH = 2
@@ -29,18 +30,24 @@ class _Texts(NamedTuple):
 
 
 class Lookup:
-    """Looks up the ends of a batch's texts. Drafts are at most `longest` tokens."""
+    """Looks up the ends of a batch's texts in what the `wanted` sources know. Drafts are at most `longest` tokens."""
 
-    def __init__(self, hints: Hints, longest: int) -> None:
+    def __init__(
+        self, hints: Hints, longest: int, wanted: Collection[str] = tuple(Source), forced: Forced | None = None
+    ) -> None:
         self._hints = hints
         self._longest = longest
+        self._wanted = [source for source in Source if source in wanted]
+        self._forced = forced
         self._texts: dict[str, tuple[tuple[Hint, ...], dict[Source, _Texts]]] = {}
 
     def find(self, reqs: Sequence[Any], tokens: Tensor, lengths: Tensor) -> Iterator[Found]:
         """In order of trust; `tokens` and `lengths` are the history's rows of the batch."""
         texts = [self._texts_of(req.rid) for req in reqs]
-        for source in Source:
-            if source is Source.HISTORY:
+        for source in self._wanted:
+            if source is Source.GRAMMAR:
+                yield from self._grammars(reqs, tokens)
+            elif source is Source.HISTORY:
                 yield Found(source, list(range(len(reqs))), self._match(tokens, lengths, min_match=MIN_MATCH))
             elif rows := [row for row, known in enumerate(texts) if source in known]:
                 yield self._hinted(source, rows, [texts[row][source] for row in rows], tokens, lengths)
@@ -48,6 +55,17 @@ class Lookup:
     def drop(self, request: str) -> None:
         """The request has ended."""
         self._texts.pop(request, None)
+
+    def _grammars(self, reqs: Sequence[Any], like: Tensor) -> Iterator[Found]:
+        """What grammars force, for those requests of which they force anything."""
+        if self._forced is None or all(req.grammar is None for req in reqs):
+            return
+        drafts = {row: self._forced.of(req)[: self._longest] for row, req in enumerate(reqs)}
+        if rows := [row for row, draft in drafts.items() if draft]:
+            padded = [[*drafts[row], *[-1] * (self._longest - len(drafts[row]))] for row in rows]
+            tokens = torch.tensor(padded, dtype=like.dtype, device=like.device)
+            count = (tokens >= 0).sum(1, dtype=torch.int32)
+            yield Found(Source.GRAMMAR, rows, Match(tokens, count, torch.full_like(count, MAX_MATCH)))
 
     def _hinted(self, source: Source, rows: list[int], texts: list[_Texts], tokens: Tensor, lengths: Tensor) -> Found:
         sizes = torch.tensor([len(text.tokens) for text in texts])

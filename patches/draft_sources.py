@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 # How many tokens before the one that showed it a call may have begun, and how many follow one that is the last.
 REACH = 96
 TAIL = 16
+# A single token of a call's text says enough: how far such a match is believed is learned.
+MIN_MATCH = 1
 _TEXTS = {"texts": ("source", "Texts that were offered to requests as drafts.")}
 
 
@@ -164,7 +166,7 @@ def dispatching(_result: None, scheduler: Any) -> None:
     """After `Scheduler.init_request_dispatcher`: offers have a place to go to."""
 
     def apply(offer: Offer) -> None:
-        hints().put(offer.request, offer.source, offer.texts, min_match=offer.min_match)
+        hints().put(offer.request, offer.source, offer.texts, min_match=MIN_MATCH)
 
     scheduler._request_dispatcher += TypeBasedDispatcher([(Offer, apply)])
 

@@ -21,6 +21,8 @@ from sglang_paste.draft.cost import Step
 from sglang_paste.draft.gate import Demand, Gate, Offer, Plan
 from sglang_paste.errors import ConfigError
 from sglang_paste.kernels.draft_pack import Pack, draft_pack
+from sglang_paste.patches.arm import settings
+from sglang_paste.patches.draft_grammar import Forced
 from sglang_paste.patches.draft_hints import hints
 from sglang_paste.patches.draft_history import History
 from sglang_paste.patches.draft_limits import is_plain_only, limit_of, prune
@@ -53,7 +55,9 @@ class DraftWorker(NGRAMWorker):  # type: ignore[misc]
         self._prev_decode_rids: set[str] = set()
         self._stride = self.draft_token_num
         self.gate = Gate(max(1, self._stride - 1))
-        self._lookup = Lookup(hints(), max(1, self._stride - 1))
+        self._lookup = Lookup(
+            hints(), max(1, self._stride - 1), settings().draft_sources, Forced(target_worker.tokenizer)
+        )
         self._pack: Pack | None = None
 
     def _init_preallocated_tensors(self) -> None:

@@ -9,7 +9,7 @@ import msgspec
 
 from sglang_paste.calls import Arguments, parse_arguments
 from sglang_paste.draft.foreseen import Foreseen, Key
-from sglang_paste.draft.hints import MAX_TEXTS, MAX_TOKENS, MIN_MATCH, Source
+from sglang_paste.draft.hints import MAX_TEXTS, MAX_TOKENS, Source
 from sglang_paste.draft.past import Past
 from sglang_paste.draft.render import Frame, Write
 from sglang_paste.draft.skeleton import in_habit, pieces, shape_of
@@ -33,7 +33,6 @@ class Offer(msgspec.Struct, frozen=True):
     request: str
     source: Source
     texts: tuple[Text, ...]
-    min_match: int
 
 
 class _Turn(msgspec.Struct):
@@ -105,17 +104,17 @@ class Offers:
     def _offers(self, request: str, sources: Iterable[Source] = tuple(Source)) -> list[Offer]:
         turn = self._turns[request]
         tools = self._likely(turn)
-        makers: dict[Source, Callable[[], tuple[list[Text], int]]] = {
-            Source.PREDICTED: lambda: (self._predicted(turn), MIN_MATCH),
-            Source.SKELETON: lambda: (self._skeletons(turn, tools), 1),
-            Source.PAST: lambda: (self._written(turn, tools), MIN_MATCH),
+        makers: dict[Source, Callable[[], list[Text]]] = {
+            Source.PREDICTED: lambda: self._predicted(turn),
+            Source.SKELETON: lambda: self._skeletons(turn, tools),
+            Source.PAST: lambda: self._written(turn, tools),
         }
         offers = []
         for source in sources:
             if source in makers and source in self.texts:
-                texts, least = makers[source]()
+                texts = makers[source]()
                 self.texts[source] += len(texts)
-                offers.append(Offer(request, source, tuple(texts), least))
+                offers.append(Offer(request, source, tuple(texts)))
         return offers
 
     def _likely(self, turn: _Turn) -> list[str]:

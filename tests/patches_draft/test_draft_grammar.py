@@ -7,7 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from boundary_host import decode, encode, own_tokenizer
+
+from sglang_paste.draft.hints import Hints, Source
 
 os.environ.setdefault("SGLANG_USE_CPU_ENGINE", "1")
 with warnings.catch_warnings():
@@ -15,6 +18,7 @@ with warnings.catch_warnings():
     from sglang.srt.constrained.xgrammar_backend import XGrammarGrammarBackend
 
     from sglang_paste.patches.draft_grammar import Forced
+    from sglang_paste.patches.draft_lookup import Lookup
 
 # SGLang says what xgrammar no longer listens to.
 pytestmark = [pytest.mark.host, pytest.mark.filterwarnings("ignore:max_rollback_tokens is deprecated")]
@@ -89,3 +93,31 @@ def test_a_text_is_divided_as_after_what_stands_before_it(tokenizer: Any) -> Non
 def test_tokens_of_a_grammar_are_taken_as_they_are(tokenizer: Any) -> None:
     end = tokenizer.eos_token_id
     assert Forced(tokenizer).tokens(grammar(([5, 6, end], "")), []) == (5, 6, end)
+
+
+class Forces:
+    """Grammars that are the tokens they force."""
+
+    def of(self, req: Any) -> tuple[int, ...]:
+        return req.grammar or ()
+
+
+def test_what_is_forced_needs_no_match() -> None:
+    tokens, lengths = torch.tensor([[1, 2], [3, 4], [5, 6]], dtype=torch.int32), torch.tensor([2, 2, 2])
+    grammars = [None, (7, 8, 9, 10, 11), (7,)]
+    reqs = [SimpleNamespace(rid=str(row), grammar=forced) for row, forced in enumerate(grammars)]
+    lookup = Lookup(Hints(), 4, ("grammar",), Forces())  # type: ignore[arg-type]
+    (found,) = lookup.find(reqs, tokens, lengths)
+    assert (found.source, found.rows) == ("grammar", [1, 2])
+    assert found.match.tokens.tolist() == [[7, 8, 9, 10], [7, -1, -1, -1]]
+    assert found.match.count.tolist() == [4, 1]
+    assert list(lookup.find(reqs[:1], tokens[:1], lengths[:1])) == []
+
+
+def test_only_what_is_wanted_is_looked_up() -> None:
+    hints = Hints()
+    hints.put("0", Source.PAST, [[5, 6, 1]])
+    tokens, lengths = torch.tensor([[5, 6]], dtype=torch.int32), torch.tensor([2])
+    req = [SimpleNamespace(rid="0", grammar=None)]
+    assert [each.source for each in Lookup(hints, 4, ("past",)).find(req, tokens, lengths)] == [Source.PAST]
+    assert list(Lookup(hints, 4, ()).find(req, tokens, lengths)) == []
