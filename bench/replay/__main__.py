@@ -26,9 +26,12 @@ from bench.replay.recording import Recording, Wanted
 from bench.replay.records import RUNS, Block, Place, Report, Row, Run, Setting, Task, append_rows, read_rows
 from bench.replay.report.build import as_text
 from bench.replay.report.compare import Rows
+from bench.replay.report.page import page
 from bench.replay.report.summary import numbers, summary
 from bench.replay.script import Speaker, offered
 from bench.replay.servers import LIMITS, running, server_of, write_tools
+from bench.replay.simulate.run import SIZES, simulate
+from bench.replay.simulate.shapes import recorded
 from bench.replay.simulate.validate import sim_error_pct, validate
 from bench.replay.toolserver import ToolServer
 from bench.turns.server import MODEL, Server
@@ -125,6 +128,8 @@ def main() -> int:
         print(f"no numbers: {error}", file=sys.stderr)
         return 1
     _report(production.rows, arguments)
+    if arguments.simulate:
+        _simulate(production.rows, sessions if arguments.sessions else (), arguments)
     return 0
 
 
@@ -171,6 +176,14 @@ def _report(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
         arguments.json.write_bytes(msgspec.json.encode(report))
 
 
+def _simulate(rows: Sequence[Row], sessions: Sequence[Session], arguments: argparse.Namespace) -> None:
+    """A page of what a model makes of these rows, and of fleets."""
+    shapes = recorded(recording.record(session) for session in sessions)
+    found = simulate(rows, arguments.pool, sizes=SIZES, sessions=shapes)
+    arguments.simulate.write_text(page("Replay, simulated", "", found.sections), encoding="utf-8")
+    print(f"wrote {arguments.simulate}")
+
+
 def _progress(number: int, count: int, place: Place, rows: Sequence[Row], seconds: float) -> None:
     tasks = [row for row in rows if isinstance(row, Task)]
     mean = sum(task.task_s for task in tasks) / len(tasks)
@@ -197,6 +210,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--prompt-chars", type=int, default=24_000, metavar="N", help="the longest sessions to play")
     parser.add_argument("--said-chars", type=int, default=4_000, metavar="N", help="the most the model says in one")
     parser.add_argument("--pool", type=int, default=65_536, metavar="TOKENS", help="the KV cache")
+    parser.add_argument("--simulate", type=Path, metavar="FILE", help="then simulate it, and fleets; write a page")
     parser.add_argument("--no-fast", dest="fast", action="store_false", help="without the control of 5 ms tools")
     arguments = parser.parse_args()
     runs: Sequence[Run] = arguments.runs or (QUICK if arguments.quick else RUNS)

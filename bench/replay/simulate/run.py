@@ -11,6 +11,7 @@ import msgspec
 from bench.replay.records import Row
 from bench.replay.report.page import Section
 from bench.replay.report.plots import setting_title
+from bench.replay.servers import LIMITS
 from bench.replay.simulate import figures, shapes
 from bench.replay.simulate.fleet import LOADS, Point, fleets, over_load, over_share
 from bench.replay.simulate.hardware import h100_8b
@@ -55,7 +56,7 @@ def simulate(
 ) -> Simulated:
     """The rows once more in the model, and what it says of larger machines; `sizes` are sessions of fleets, which play
     `sessions`, or made-up ones."""
-    checked = tuple(validate(rows, pool=pool))
+    checked = tuple(validate(rows, pool=pool, limits=LIMITS))
     foresight = shapes.measured(rows) or shapes.ASSUMED
     sessions = random.Random(0).sample(sessions, min(len(sessions), SESSIONS)) or shapes.made_up(SESSIONS)
     options = Options(policies=shapes.policies(sessions), limits=MANY, capacity=4096, gated=True)

@@ -26,7 +26,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     policies: dict[str, Policy]
     limits: Limits = Limits()
     capacity: int = 8
-    warm: bool = False
+    warm_slice: int = SLICE_TOKENS
     gated: bool = False
 
 
@@ -36,9 +36,8 @@ class Server:
     def __init__(self, env: simpy.Environment, service: Service, features: Features, options: Options) -> None:
         self.service = service
         self.features = features
-        warms = features.schedule and options.warm
         gated = options.gated and features.gated
-        self.engine = Engine(env, service, features, warm_slice=SLICE_TOKENS if warms else 0, gated=gated)
+        self.engine = Engine(env, service, features, warm_slice=options.warm_slice if features.warm else 0, gated=gated)
         self.side = Side(
             env,
             service,
@@ -47,7 +46,7 @@ class Server:
             self._tell,
             lambda: self.engine.load,
             options.capacity,
-            warms=warms,
+            warms=features.warm,
         )
         self._env = env
         self._tokenizer = simpy.Resource(env)

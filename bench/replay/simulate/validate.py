@@ -14,9 +14,7 @@ from bench.replay.simulate.workload import FEATURES, Service
 from sglang_paste.config import Limits
 
 TARGET_PCT = 10.0
-# As the replay's tools.toml has them.
-CHUNK, RUNNING = 2048, 64
-REPLAYED = Limits(speculative=8, per_session=3, per_tool=8)
+CHUNK, RUNNING, WARM = 2048, 64, 512
 
 
 class Checked(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +35,7 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
 Played = dict[Place, tuple[list[Task], Block]]
 
 
-def validate(rows: Sequence[Row], *, pool: int, limits: Limits = REPLAYED) -> list[Checked]:
+def validate(rows: Sequence[Row], *, pool: int, limits: Limits) -> list[Checked]:
     """Simulate every block of the rows with the service times of its model, on a machine with as many cores as here."""
     played = _played(rows)
     cores = len(os.sched_getaffinity(0))
@@ -49,7 +47,7 @@ def validate(rows: Sequence[Row], *, pool: int, limits: Limits = REPLAYED) -> li
     for place, (tasks, block) in played.items():
         service = known[place.setting.model].get(place.run)
         if service is not None:
-            options = Options(policies=observe.policies(tasks), limits=limits, capacity=cores)
+            options = Options(policies=observe.policies(tasks), limits=limits, capacity=cores, warm_slice=WARM)
             simulated = play(place, observe.queues(tasks, block, place.repetition), service, options)
             times = {row.session: row.task_s for row in simulated if isinstance(row, Task)}
             pairs = found.setdefault((place.setting, place.run), [])

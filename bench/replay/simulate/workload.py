@@ -62,6 +62,7 @@ class Features(msgspec.Struct, frozen=True, kw_only=True):
     gated: bool = False
     sessions: bool = False
     schedule: bool = False
+    warm: bool = False
 
 
 FEATURES: dict[Run, Features] = {
@@ -71,7 +72,7 @@ FEATURES: dict[Run, Features] = {
     "C": Features(drafts=True, gated=True),
     "D": Features(sessions=True),
     "E": Features(schedule=True),
-    "F": Features(early=True, drafts=True, gated=True, sessions=True, schedule=True),
+    "F": Features(early=True, drafts=True, gated=True, sessions=True, schedule=True, warm=True),
     "wrong": Features(early=True),
     "same": Features(),
 }
