@@ -21,6 +21,17 @@ class Found(NamedTuple):
     rows: list[int]
     match: Match
 
+    def spread(self, size: int) -> tuple[Tensor, Tensor]:
+        """Tokens [size, longest] and counts [size] of a whole batch, none where the source was not asked."""
+        tokens, count = self.match.tokens, self.match.count
+        if len(self.rows) == size:
+            return tokens, count
+        rows = torch.tensor(self.rows).to(tokens.device, non_blocking=True)
+        return (
+            tokens.new_zeros((size, tokens.shape[1])).index_copy_(0, rows, tokens),
+            count.new_zeros(size).index_copy_(0, rows, count),
+        )
+
 
 class _Texts(NamedTuple):
     """The texts of a source for one request, -1 between them."""

@@ -15,10 +15,11 @@ from sglang.srt.runtime_context import get_device, get_schedule, get_spec
 from sglang.srt.speculative.base_spec_worker import BaseSpecWorker
 from sglang.srt.speculative.ngram_info import NgramVerifyInput
 from sglang.srt.speculative.ngram_worker import NGRAMWorker
+from sglang.srt.speculative.spec_utils import prepare_mamba_track_for_verify
 from torch import Tensor
 
 from sglang_paste.draft.cost import Step
-from sglang_paste.draft.gate import Demand, Gate, Offer, Plan
+from sglang_paste.draft.gate import Demand, Gate, Offer, Plan, Rhythm
 from sglang_paste.errors import ConfigError
 from sglang_paste.kernels.draft_pack import Pack, draft_pack
 from sglang_paste.patches.arm import settings
@@ -54,10 +55,9 @@ class DraftWorker(NGRAMWorker):  # type: ignore[misc]
         self.ngram_corpus = None
         self._prev_decode_rids: set[str] = set()
         self._stride = self.draft_token_num
-        self.gate = Gate(max(1, self._stride - 1))
-        self._lookup = Lookup(
-            hints(), max(1, self._stride - 1), settings().draft_sources, Forced(target_worker.tokenizer)
-        )
+        self._longest = max(1, self._stride - 1)
+        self.gate, self._rhythm = Gate(self._longest), Rhythm()
+        self._lookup = Lookup(hints(), self._longest, settings().draft_sources, Forced(target_worker.tokenizer))
         self._pack: Pack | None = None
 
     def _init_preallocated_tensors(self) -> None:
@@ -76,13 +76,45 @@ class DraftWorker(NGRAMWorker):  # type: ignore[misc]
         self, batch: Any, on_publish: Callable[[Tensor], None] | None = None, pp_proxy_tensors: Any = None
     ) -> Any:
         """A prefill as it is; a decode batch with drafts."""
-        if not batch.forward_mode.is_decode():
-            return super().forward_batch_generation(batch, on_publish, pp_proxy_tensors)
-        start = time.perf_counter()
-        accepted = batch.spec_info.accept_tokens.view(len(batch.reqs), self._stride)
-        accept_lens = batch.spec_info.accept_lens
+        if batch.forward_mode.is_decode() and self.device == "cpu":
+            return self._free_step(batch, on_publish)
+        if batch.forward_mode.is_decode():
+            self._pack, self._prev_decode_rids = self._fixed_pack(batch), set()
+        return super().forward_batch_generation(batch, on_publish, pp_proxy_tensors)
+
+    def on_verify_complete_cpu(self, num_correct_drafts_per_req: list[int], batch_size: int = 0) -> None:
+        self._rhythm.observe(sum(num_correct_drafts_per_req))
+
+    def _follow(self, batch: Any) -> Tensor:
+        """Take in what the last step accepted; returns each request's last token, the root of what is drafted."""
+        accepted, accept_lens = batch.spec_info.accept_tokens.view(-1, self._stride), batch.spec_info.accept_lens
         self._history.follow(batch, accepted, accept_lens)
-        roots = accepted.gather(1, accept_lens[:, None].long() - 1)[:, 0]
+        return accepted.gather(1, accept_lens[:, None].long() - 1)[:, 0]
+
+    def _fixed_pack(self, batch: Any) -> Pack:
+        """All that was found for a batch, as trees of SGLang's width. Nothing is read from the device."""
+        roots, size = self._follow(batch), len(batch.reqs)
+        limits = [limit_of(req, length) for req, length in zip(batch.reqs, batch.seq_lens_cpu.tolist(), strict=True)]
+        drafts, counts = [roots.new_zeros((size, self._longest))], [roots.new_zeros(size)]
+        if any(limits) and self._rhythm.looks_up():
+            for found in self._lookup.find(batch.reqs, *self._history.rows(batch)):
+                tokens, count = found.spread(size)
+                drafts.append(tokens.to(roots.dtype))
+                counts.append(count.to(roots.dtype))
+        return draft_pack(
+            roots,
+            torch.stack(drafts, 1),
+            torch.stack(counts, 1),
+            batch.seq_lens,
+            torch.tensor(limits).to(self.device, non_blocking=True),
+            width=self._stride,
+            shape="chain" if self.topk == 1 else "tree",
+            seq_lens_sum=int(batch.seq_lens_cpu.sum()),
+        )
+
+    def _free_step(self, batch: Any, on_publish: Callable[[Tensor], None] | None) -> Any:
+        start = time.perf_counter()
+        roots = self._follow(batch)
         demands = self._demands(batch)
         context = int(batch.seq_lens_cpu.sum())
         plan = self.gate.plan(demands, context)
@@ -147,6 +179,7 @@ class DraftWorker(NGRAMWorker):  # type: ignore[misc]
         pack, self._pack = self._pack, None
         _size, width = pack.retrieve_index.shape
         batch.out_cache_loc = self._slots(batch, width)
+        prepare_mamba_track_for_verify(batch)
         batch.forward_mode = ForwardMode.TARGET_VERIFY
         batch.input_ids = pack.tokens
         if batch.has_grammar:

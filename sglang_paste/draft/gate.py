@@ -25,6 +25,9 @@ PROMISE = 1.3
 LOOKUP_SHARE = 0.01
 FADE = 0.97
 MAX_REQUESTS = 4096
+# Where the width is fixed: after so many steps without an accepted draft, look up in one of so many.
+IDLE_STEPS = 32
+IDLE_PERIOD = 4
 
 
 class Offer(NamedTuple):
@@ -63,6 +66,24 @@ class Luck(msgspec.Struct):
     def observe(self, wrong: float, foreseen: float) -> None:
         self.wrong = 1 + FADE * (self.wrong - 1) + wrong
         self.foreseen = 1 + FADE * (self.foreseen - 1) + foreseen
+
+
+class Rhythm:
+    """When to look up drafts where every step has the same width: always, but rarely after many steps in which no
+    draft was accepted."""
+
+    def __init__(self) -> None:
+        self._misses = 0
+        self._steps = 0
+
+    def looks_up(self) -> bool:
+        """Whether to look for drafts in this step."""
+        self._steps += 1
+        return self._misses < IDLE_STEPS or self._steps % IDLE_PERIOD == 0
+
+    def observe(self, accepted: int) -> None:
+        """So many drafted tokens were accepted in a step."""
+        self._misses = 0 if accepted else self._misses + 1
 
 
 class Gate:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sglang_paste.draft.cost import Cost, Step
-from sglang_paste.draft.gate import Demand, Gate, Offer
+from sglang_paste.draft.gate import IDLE_PERIOD, IDLE_STEPS, Demand, Gate, Offer, Rhythm
 from sglang_paste.draft.hints import Source
 from sglang_paste.draft.survival import Survival, shared
 
@@ -131,3 +131,13 @@ def test_shared_is_the_common_beginning(draft: list[int], generated: list[int]) 
     assert draft[:right] == generated[:right]
     assert compared == min(len(draft), len(generated))
     assert right == compared or draft[right] != generated[right]
+
+
+def test_where_the_width_is_fixed_lookups_become_rare_and_come_back() -> None:
+    rhythm = Rhythm()
+    for _ in range(IDLE_STEPS):
+        assert rhythm.looks_up()
+        rhythm.observe(0)
+    assert sum(rhythm.looks_up() for _ in range(10 * IDLE_PERIOD)) == 10
+    rhythm.observe(1)
+    assert all(rhythm.looks_up() for _ in range(10))
