@@ -11,7 +11,7 @@ from sglang_paste.kernels.ngram_match import Match, ngram_match
 from sglang_paste.patches.draft_grammar import Forced
 
 MAX_MATCH = 24
-MIN_MATCH = 2
+MIN_MATCH = 1
 
 
 class Found(NamedTuple):

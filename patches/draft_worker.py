@@ -28,6 +28,7 @@ from sglang_paste.patches.draft_hints import hints
 from sglang_paste.patches.draft_history import History
 from sglang_paste.patches.draft_limits import is_plain_only, limit_of, prune
 from sglang_paste.patches.draft_lookup import Lookup
+from sglang_paste.patches.draft_numbers import Numbers
 
 
 class DraftWorker(NGRAMWorker):  # type: ignore[misc]
@@ -58,6 +59,7 @@ class DraftWorker(NGRAMWorker):  # type: ignore[misc]
         self._longest = max(1, self._stride - 1)
         self.gate, self._rhythm = Gate(self._longest), Rhythm()
         self._lookup = Lookup(hints(), self._longest, settings().draft_sources, Forced(target_worker.tokenizer))
+        self._numbers = Numbers(metrics=server_args.enable_metrics and self.model_runner.tp_rank == 0)
         self._pack: Pack | None = None
 
     def _init_preallocated_tensors(self) -> None:
@@ -121,7 +123,7 @@ class DraftWorker(NGRAMWorker):  # type: ignore[misc]
         looked = time.perf_counter()
         result = self._decode(batch, roots) if plan.width == 1 else self._verify(batch, roots, plan, on_publish)
         seconds = time.perf_counter() - looked
-        self._learn(demands, result, plan.width)
+        self._learn(batch.reqs, demands, plan, result)
         self.gate.observe(Step(len(batch.reqs), plan.width, context), seconds, looked - start)
         return result
 
@@ -224,10 +226,14 @@ class DraftWorker(NGRAMWorker):  # type: ignore[misc]
         )
         return result
 
-    def _learn(self, demands: list[Demand], result: Any, width: int) -> None:
-        tokens = result.next_token_ids.view(-1, width).tolist()
-        for demand, row, count in zip(demands, tokens, result.accept_lens.tolist(), strict=True):
+    def _learn(self, reqs: list[Any], demands: list[Demand], plan: Plan, result: Any) -> None:
+        tokens = result.next_token_ids.view(-1, plan.width).tolist()
+        counts = result.accept_lens.tolist()
+        for req, demand, pick, row, count in zip(reqs, demands, plan.picks, tokens, counts, strict=True):
             self.gate.settle(demand, row[:count])
+            if pick is not None:
+                self._numbers.count(req, pick.source, min(len(pick.tokens), plan.width - 1), count - 1)
+        self._numbers.tell()
 
 
 def chosen(worker: Any, algorithm: Any, server_args: Any) -> Any:

@@ -347,6 +347,13 @@ RETURN_ORDER = (
 
 DRAFTS = (
     Hook(
+        target="sglang.srt.function_call.function_call_parser.FunctionCallParser.parse_stream_chunk",
+        kind="around",
+        roles=("main",),
+        signature="(self, chunk_text)",
+        function="stream_parser:parsed",
+    ),
+    Hook(
         target="sglang.srt.speculative.spec_info.SpeculativeAlgorithm.create_worker",
         kind="after",
         roles=("scheduler",),
@@ -404,6 +411,30 @@ DRAFTS = (
         roles=("scheduler",),
         signature="(self, *, rid, natural_stop)",
         function="draft_worker:DraftWorker.note_request_finished",
+    ),
+    Hook(
+        target="sglang.srt.speculative.ngram_worker.NGRAMWorker.on_verify_complete_cpu",
+        kind="override",
+        roles=("scheduler",),
+        signature="(self, num_correct_drafts_per_req, batch_size=0)",
+        function="draft_worker:DraftWorker.on_verify_complete_cpu",
+    ),
+    Hook(
+        target="sglang.srt.managers.scheduler.Scheduler.get_output_streamer_class",
+        kind="after",
+        roles=("scheduler",),
+        signature="(self)",
+        function="draft_numbers:streamer",
+    ),
+    Hook(
+        target=(
+            "sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer"
+            ".build_additional_customized_info"
+        ),
+        kind="override",
+        roles=("scheduler",),
+        signature="(self, reqs)",
+        function="draft_numbers:Streamer.build_additional_customized_info",
     ),
 )
 

@@ -1,0 +1,193 @@
+"""`python -m bench.decode`: tool calls through real servers that are told what to answer: stock SGLang, the same with
+its NGRAM speculation, and ours, without and with the calls that the predictor really expects."""
+
+import argparse
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench.cpu import record
+from bench.decode import lossless
+from bench.decode.cases import Case, Format, cases, made_up, recorded
+from bench.decode.play import Played, play
+from bench.decode.predicted import mined, predictions
+from bench.decode.prose import PROSE, QUESTION
+from bench.decode.server import MODEL, OURS, Server, servers
+
+NGRAM_DRAFTS = 8
+OUR_DRAFTS = 48
+SIDES: dict[str, Sequence[str]] = {
+    "stock": (),
+    "ngram": ("--speculative-algorithm", "NGRAM", "--speculative-num-draft-tokens", str(NGRAM_DRAFTS)),
+    "ours": (OURS, "--speculative-algorithm", "NGRAM", "--speculative-num-draft-tokens", str(OUR_DRAFTS)),
+}
+PREDICTED = "ours+predicted"
+
+
+class Work(msgspec.Struct, frozen=True):
+    """What is played: calls, session by session, and for each call the texts that are predicted before it."""
+
+    sessions: list[list[Case]]
+    predicted: dict[tuple[str, int], list[list[int]]]
+    hits: int
+
+    @property
+    def calls(self) -> int:
+        return sum(map(len, self.sessions))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sessions", type=Path, help="a folder of recorded sessions (default: made-up ones)")
+    parser.add_argument("--quick", action="store_true", help="few calls, in under 10 minutes on two cores")
+    parser.add_argument("--json", type=Path, help="where to write every row and the summary")
+    parser.add_argument("--lossless", action="store_true", help="only compare greedy answers with stock's")
+    parser.add_argument("--prompts", type=int, default=200, help="how many of them (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="decode-") as folder:
+        if arguments.lossless:
+            return lossless.run(Path(folder), {side: SIDES[side] for side in ("stock", "ours")}, arguments.prompts)
+        form = Format(tokenizer())
+        work = prepare(form, arguments.sessions, random.Random(arguments.seed), quick=arguments.quick)
+        print(
+            f"{work.calls} calls of {len(work.sessions)} sessions; the predictor knew {work.hits} of them", flush=True
+        )
+        with servers(Path(folder), SIDES) as running:
+            rows = [*play_calls(running, work), *play_prose(running, form)]
+    summary = summarise(rows, work)
+    show(rows, summary)
+    result = {"summary": summary, "rows": [msgspec.to_builtins(row) for row in rows]}
+    if arguments.json:
+        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    record.append("decode", {"sessions": "recorded" if arguments.sessions else "made up", **summary})
+    return 0
+
+
+def tokenizer() -> Any:
+    """What encodes a text as the server does."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
+    return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def prepare(form: Format, folder: Path | None, draw: random.Random, *, quick: bool) -> Work:
+    """Choose the calls, and predict them from sessions of other tasks."""
+    if folder is None:
+        played, learned = made_up(4 if quick else 12, draw), made_up(40, draw)
+    else:
+        played, learned = recorded(folder, 12, draw)
+        learned = learned[: 80 if quick else 400]
+    found = by_source(list(cases(played, form, 3)), 2 if quick else 6)
+    patterns = mined(learned)
+    predicted: dict[tuple[str, int], list[list[int]]] = {}
+    hits = 0
+    for chain in found:
+        expected = predictions(patterns, chain[0].session)
+        for case in chain:
+            texts = [form.encode(form.calls([call])) for call in expected.get(case.turn, [])]
+            predicted[key(case)] = texts
+            hits += case.answer in texts
+    return Work(found, predicted, hits)
+
+
+def by_source(chains: list[list[Case]], most: int) -> list[list[Case]]:
+    """At most so many sessions of each source."""
+    counts: dict[str, int] = {}
+    kept = []
+    for chain in chains:
+        counts[chain[0].source] = counts.get(chain[0].source, 0) + 1
+        if counts[chain[0].source] <= most:
+            kept.append(chain)
+    return kept
+
+
+def key(case: Case) -> tuple[str, int]:
+    return case.session.session_id, case.turn
+
+
+def play_calls(running: Sequence[Server], work: Work) -> list[Played]:
+    """Every call on every side, one request at a time, another side first each time."""
+    sides = {server.side: server for server in running}
+    order = [(side, sides[side]) for side in ("stock", "ngram", "ours")] + [(PREDICTED, sides["ours"])]
+    rows = []
+    for number, case in enumerate(case for chain in work.sessions for case in chain):
+        start = number % len(order)
+        for side, server in order[start:] + order[:start]:
+            texts = work.predicted[key(case)] if side == PREDICTED else ()
+            rows.append(play(server, side, case.source, case.prompt, case.answer, texts))
+    return rows
+
+
+def play_prose(running: Sequence[Server], form: Format) -> list[Played]:
+    """The prose on stock and on ours, twice, as what others do to the machine weighs more here."""
+    question, rows = form.encode(QUESTION), []
+    for number in range(2 * len(PROSE)):
+        answer = form.encode(PROSE[number % len(PROSE)])
+        pair = [server for server in running if server.side != "ngram"]
+        for server in pair if number % 2 else reversed(pair):
+            rows.append(play(server, server.side, "prose", [*question, number], answer))
+    return rows
+
+
+def speed(rows: Sequence[Played], side: str, *, prose: bool) -> float:
+    """Tokens per second of decoding, over all answers."""
+    own = [row for row in rows if row.side == side and (row.what == "prose") == prose]
+    return sum(row.tokens - 1 for row in own) / sum(row.seconds for row in own)
+
+
+def accept_length(rows: Sequence[Played], side: str) -> float:
+    own = [row for row in rows if row.side == side and row.what != "prose"]
+    return sum(row.tokens - 1 for row in own) / sum(row.steps for row in own)
+
+
+def summarise(rows: Sequence[Played], work: Work) -> dict[str, Any]:
+    """`ours` is with what the predictor expects; without it, it is `…_unpredicted`."""
+    calls = {side: speed(rows, side, prose=False) for side in (*SIDES, PREDICTED)}
+    prose = {side: speed(rows, side, prose=True) for side in ("stock", "ours")}
+    return {
+        "speedup_vs_stock": round(calls[PREDICTED] / calls["stock"], 3),
+        "speedup_vs_ngram": round(calls[PREDICTED] / calls["ngram"], 3),
+        "speedup_vs_stock_unpredicted": round(calls["ours"] / calls["stock"], 3),
+        "speedup_vs_ngram_unpredicted": round(calls["ours"] / calls["ngram"], 3),
+        "accept_length": round(accept_length(rows, PREDICTED), 3),
+        "accept_length_unpredicted": round(accept_length(rows, "ours"), 3),
+        "accept_length_ngram": round(accept_length(rows, "ngram"), 3),
+        "prose_speedup": round(prose["ours"] / prose["stock"], 3),
+        "tokens_per_second": {side: round(rate, 2) for side, rate in calls.items()},
+        "ngram_drafts": NGRAM_DRAFTS,
+        "calls": work.calls,
+        "predicted_hits": work.hits,
+    }
+
+
+def show(rows: Sequence[Played], summary: dict[str, Any]) -> None:
+    for what in sorted({row.what for row in rows}):
+        for side in (*SIDES, PREDICTED):
+            own = [row for row in rows if row.side == side and row.what == what]
+            if own:
+                tokens, steps, seconds = (
+                    sum(getattr(row, name) for row in own) for name in ("tokens", "steps", "seconds")
+                )
+                middle = statistics.median(row.accept_length for row in own)
+                print(
+                    f"{what:20} {side:15} {len(own):3} answers {tokens / seconds:7.1f} tok/s"
+                    f"  {tokens / max(steps, 1):5.2f} tokens a step (median {middle:.2f})"
+                )
+    for name, value in summary.items():
+        print(f"{name:30} {value}")
+
+
+if __name__ == "__main__":
+    start = time.monotonic()
+    code = main()
+    print(f"{time.monotonic() - start:.0f} s")
+    sys.exit(code)
