@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from sglang.kernels.ops.speculative.cache_locs import assign_extend_cache_locs_func
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
-from sglang.srt.runtime_context import get_device, get_schedule, get_spec
+from sglang.srt.runtime_context import get_device, get_parallel, get_schedule, get_spec
 from sglang.srt.speculative.base_spec_worker import BaseSpecWorker
 from sglang.srt.speculative.ngram_info import NgramVerifyInput
 from sglang.srt.speculative.ngram_worker import NGRAMWorker
@@ -59,7 +59,7 @@ class DraftWorker(NGRAMWorker):  # type: ignore[misc]
         self._longest = max(1, self._stride - 1)
         self.gate, self._rhythm = Gate(self._longest), Rhythm()
         self._lookup = Lookup(hints(), self._longest, settings().draft_sources, Forced(target_worker.tokenizer))
-        self._numbers = Numbers(metrics=server_args.enable_metrics and self.model_runner.tp_rank == 0)
+        self._numbers = Numbers(metrics=server_args.enable_metrics and get_parallel().tp_rank == 0)
         self._pack: Pack | None = None
 
     def _init_preallocated_tensors(self) -> None:

@@ -9,8 +9,8 @@ from sglang_paste.mine.messages import steps
 from sglang_paste.mine.records import Call, Session
 from sglang_paste.predict import Mined, load, patternfile
 
-LEAST_PROBABILITY = 0.1
-MOST = 2
+LEAST_PROBABILITY = 0.02
+MOST = 4
 
 
 def mined(sessions: Iterable[Session]) -> Mined:
@@ -25,7 +25,8 @@ def mined(sessions: Iterable[Session]) -> Mined:
 
 
 def predictions(patterns: Mined, session: Session) -> dict[int, list[Call]]:
-    """For each turn with calls, by its number, what is likely enough to be run early, the likeliest first."""
+    """For each turn with calls, by its number, what may come, the likeliest first: a draft that is
+    wrong costs rows of a step and no tool's run, so it may be much less likely than a call that runs early."""
     online, found = patterns.session(), dict[int, list[Call]]()
     for number, step in enumerate(steps(session)):
         if step.calls:

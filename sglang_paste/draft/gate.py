@@ -103,6 +103,9 @@ class Gate:
 
     def plan(self, demands: Sequence[Demand], context: int) -> Plan:
         """The best step for a batch whose requests have `context` tokens all together."""
+        if not any(demand.offers for demand in demands):
+            self._idle = True
+            return Plan(1, [None] * len(demands))
         best = [self._best(demand) for demand in demands]
         batch, longest = len(demands), max((len(hopes) for _, hopes in best), default=0)
         widths = [width for width in WIDTHS if width <= longest] + [longest + 1] * (longest > 0)
