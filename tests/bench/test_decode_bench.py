@@ -1,0 +1,77 @@
+"""The bench of drafts: what it plays is what a session would be, and what it says is what was played."""
+
+import json
+import random
+
+import msgspec
+import pytest
+
+from bench.decode.__main__ import PREDICTED, SIDES, Work, summarise
+from bench.decode.cases import CONTEXT, Format, cases, made_up
+from bench.decode.lossless import batches, bodies, differences
+from bench.decode.play import Played
+from bench.decode.predicted import mined, predictions
+
+
+def letters(text: str) -> list[int]:
+    """A tokenizer."""
+    return [ord(letter) for letter in text]
+
+
+def spelled(ids: list[int]) -> str:
+    return "".join(map(chr, ids))
+
+
+@pytest.fixture(scope="module")
+def form() -> Format:
+    return Format(letters)
+
+
+def test_a_case_is_a_turn_with_calls_behind_all_before_it(form: Format) -> None:
+    for chain in cases(made_up(4, random.Random(1)), form, 2):
+        first, second = chain
+        assert second.prompt[: len(first.prompt)] == first.prompt
+        assert spelled(first.answer) in spelled(second.prompt)
+        for case in chain:
+            (call,) = case.session.turns[case.turn].tool_calls
+            wanted = f'<tool_call>{{"name":"{call.name}", "arguments":'
+            assert spelled(case.answer).startswith(wanted)
+            assert spelled(case.answer).endswith("}</tool_call><|im_end|>")
+            assert len(case.prompt) <= CONTEXT
+
+
+def test_predictions_see_nothing_that_comes_later() -> None:
+    sessions = made_up(30, random.Random(2))
+    patterns = mined(sessions[:-1])
+    whole = predictions(patterns, sessions[-1])
+    assert any(whole.values())
+    for turn, expected in whole.items():
+        cut = sessions[-1].turns[: turn + 1]
+        assert predictions(patterns, msgspec.structs.replace(sessions[-1], turns=cut))[turn] == expected
+
+
+def test_the_summary_is_of_all_calls_and_of_the_prose() -> None:
+    seconds = {"stock": 4.0, "ngram": 2.0, "ours": 1.0, PREDICTED: 0.5}
+    rows = [Played(side, "tau", 101, 50, taken) for side, taken in seconds.items()]
+    rows += [Played("stock", "prose", 11, 10, 1.0), Played("ours", "prose", 11, 10, 1.0)]
+    summary = summarise(rows, Work([], {}, 0))
+    assert summary["speedup_vs_stock"] == 8.0
+    assert summary["speedup_vs_ngram_unpredicted"] == 2.0
+    assert summary["accept_length"] == summary["accept_length_ngram"] == 2.0
+    assert summary["prose_speedup"] == 1.0
+    assert set(summary["tokens_per_second"]) == {*SIDES, PREDICTED}
+
+
+def test_answers_that_differ_or_failed_are_found() -> None:
+    one, other, error = {"output_ids": [1]}, {"output_ids": [2]}, {"error": "x"}
+    assert differences([one, one, error, one], [one, other, error, error]) == [1, 2, 3]
+
+
+def test_the_requests_are_plain_and_with_grammars_and_go_in_four_parts() -> None:
+    asked = bodies(18)
+    assert sum("json_schema" in body["sampling_params"] for body in asked) == 4
+    assert sum("regex" in body["sampling_params"] for body in asked) == 2
+    parts = batches(asked)
+    assert [size for size, _ in parts] == [1, 2, 4, 8]
+    assert [body for _, part in parts for body in part] == asked
+    assert json.loads(asked[2]["sampling_params"]["json_schema"])["required"]
