@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sglang_paste.draft.hints import Hint, Hints, Source
+from sglang_paste.draft.hints import MAX_REQUESTS, Hint, Hints, Source
 from sglang_paste.kernels.ngram_match import Match, ngram_match
 from sglang_paste.patches.draft_grammar import Forced
 
@@ -97,6 +97,8 @@ class Lookup:
         hints = self._hints.of(request)
         known = self._texts.get(request)
         if known is None or known[0] is not hints:
+            if len(self._texts) >= MAX_REQUESTS:
+                self._texts.clear()
             texts: dict[Source, _Texts] = {}
             for hint in reversed(hints):
                 before = texts.get(hint.source, _Texts([], hint.min_match))

@@ -14,6 +14,7 @@ import msgspec
 MAX_REQUESTS = 4096
 MAX_TEXTS = 4
 MAX_TOKENS = 1024
+MAX_TOTAL_TOKENS = 1 << 21
 MIN_MATCH = 2
 
 
@@ -43,18 +44,21 @@ class Hints:
         self._max_requests = max_requests
         self._by_source: dict[str, dict[Source, tuple[Hint, ...]]] = {}
         self._of: dict[str, tuple[Hint, ...]] = {}
+        self._tokens = 0
 
     def put(self, request: str, source: Source, texts: Sequence[Sequence[int]], *, min_match: int = MIN_MATCH) -> None:
         """Let these texts take the place of what the source knew of the request, the likeliest first.
 
         What is beyond `MAX_TEXTS` or beyond a text's first `MAX_TOKENS` is left out, and so is a text too short to be
-        of use. When there are too many requests, the one that came first loses its hints.
+        of use. When there are too many requests or tokens, the request that came first loses its hints.
         """
         kept = [Hint(source, tuple(text[:MAX_TOKENS]), min_match) for text in texts if len(text) > min_match]
         known = self._by_source.setdefault(request, {})
+        self._tokens -= _size(known.get(source, ()))
         known[source] = tuple(kept[:MAX_TEXTS])
+        self._tokens += _size(known[source])
         self._of[request] = tuple(hint for each in Source for hint in known.get(each, ()))
-        if len(self._of) > self._max_requests:
+        while len(self._of) > self._max_requests or self._tokens > MAX_TOTAL_TOKENS:
             self.drop(next(iter(self._of)))
 
     def of(self, request: str) -> tuple[Hint, ...]:
@@ -63,8 +67,12 @@ class Hints:
 
     def drop(self, request: str) -> None:
         """The request has ended."""
-        self._of.pop(request, None)
+        self._tokens -= _size(self._of.pop(request, ()))
         self._by_source.pop(request, None)
 
     def __len__(self) -> int:
         return len(self._of)
+
+
+def _size(hints: tuple[Hint, ...]) -> int:
+    return sum(len(hint.tokens) for hint in hints)

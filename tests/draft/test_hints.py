@@ -1,8 +1,10 @@
 """Hints are bounded, in order of trust, and gone with their request."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sglang_paste.draft import hints as draft_hints
 from sglang_paste.draft.hints import MAX_TEXTS, MAX_TOKENS, Hints, Source
 
 
@@ -59,3 +61,17 @@ def test_bounded_whatever_comes(puts: list[tuple[int, Source, int]]) -> None:
         assert len(hints) <= 3
         assert all(len(hint.tokens) <= MAX_TOKENS for hint in hints.of(str(request)))
         assert len(hints.of(str(request))) <= MAX_TEXTS * len(Source)
+
+
+def test_all_texts_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draft_hints, "MAX_TOTAL_TOKENS", 100)
+    hints = Hints()
+    for request in range(5):
+        for _ in range(3):
+            hints.put(str(request), Source.PAST, [range(40)])
+        held = [hint for each in range(5) for hint in hints.of(str(each))]
+        assert sum(len(hint.tokens) for hint in held) <= 100
+    assert [len(hints.of(str(request))) for request in range(5)] == [0, 0, 0, 1, 1]
+    hints.drop("4")
+    hints.put("5", Source.PAST, [range(40)])
+    assert len(hints.of("3")) == 1
