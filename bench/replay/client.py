@@ -1,6 +1,7 @@
 """An agent as a client: it streams an answer, asks for the tools it calls, and sends everything back."""
 
 import asyncio
+import itertools
 import json
 import time
 from typing import Any
@@ -50,7 +51,7 @@ class Tools:
     def __init__(self, http: httpx.AsyncClient, server: ToolServer, gateway: int | None, *, other: bool) -> None:
         self._http, self._server = http, server
         self._gateway = gateway
-        self._prefix = OTHER if other else ""
+        self._other = itertools.count() if other else None
 
     async def call(self, session: str, tool: str, arguments: str, call_id: str) -> tuple[str, Outcome]:
         """The result, and how the gateway came by it."""
@@ -59,9 +60,10 @@ class Tools:
             answer = await self._http.post(self._server.url(tool), content=arguments.encode(), headers=headers)
             answer.raise_for_status()
             return answer.text, "run"
-        body: dict[str, Any] = {"arguments": msgspec.Raw(arguments.encode()), "session": self._prefix + session}
-        if not self._prefix:
-            body["call_id"] = call_id
+        body: dict[str, Any] = {"arguments": msgspec.Raw(arguments.encode()), "session": session, "call_id": call_id}
+        if self._other is not None:
+            # Each call in a session of its own: all that ran early was for nothing.
+            body = {"arguments": body["arguments"], "session": f"{next(self._other)}{OTHER}{session}"}
         url = f"http://127.0.0.1:{self._gateway}/v1/tools/{tool}"
         answer = await self._http.post(url, content=msgspec.json.encode(body), headers=_JSON)
         if answer.status_code != httpx.codes.OK:

@@ -27,7 +27,7 @@ NAMES: dict[Run, str] = {
 
 Effect = Literal["pure", "read", "write"]
 Outcome = Literal["reused", "joined", "promoted", "run", "replayed"]
-End = Literal["claimed", "squashed", "expired", "failed", "running", "ready"]
+End = Literal["claimed", "squashed", "expired", "failed", "cancelled", "queued", "running", "ready"]
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):

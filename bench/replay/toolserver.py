@@ -18,8 +18,8 @@ from bench.replay.world import World
 from sglang_paste.calls import parse_arguments
 
 SESSION_HEADER = "x-session"
-# A session by another name, for which nothing was predicted: its world is the same.
-OTHER = "other:"
+# What stands before it names another session, for which nothing was predicted; the world is the same.
+OTHER = ":"
 # What a tool can do at once, whoever asks.
 CONCURRENCY = 16
 
@@ -39,7 +39,7 @@ class ToolServer:
     async def serving(self) -> AsyncIterator[None]:
         """Serve in this process. Who asks before all is ready waits."""
         app = Starlette(routes=[Route("/{tool}", self._call, methods=["POST"])])
-        server = _Server(uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False))
+        server = _Server(uvicorn.Config(app, log_level="critical", lifespan="off", access_log=False))
         with socket.create_server(("127.0.0.1", self.port), backlog=256) as listening:
             task = asyncio.create_task(server.serve([listening]))
             try:
@@ -50,7 +50,7 @@ class ToolServer:
 
     async def _call(self, request: Request) -> Response:
         tool = request.path_params["tool"]
-        session = unquote(request.headers[SESSION_HEADER]).removeprefix(OTHER)
+        session = unquote(request.headers[SESSION_HEADER]).rpartition(OTHER)[2]
         world = self.world
         async with self._places[tool]:
             run = world.execute(session, tool, parse_arguments(await request.body()))
