@@ -7,11 +7,12 @@ Array = NDArray[np.float64]
 
 
 def nonnegative(rows: Array, targets: Array, sweeps: int = 20_000) -> Array:
-    """The x ≥ 0 that makes rows · x closest to targets, each equation weighed so that relative errors count.
+    """The x ≥ 0 that makes rows · x closest to targets. What takes longer varies more, and is weighed so that the mean
+    is met and no single target decides.
 
     Cyclic coordinate descent on the normal equations: the coefficients of service times are few.
     """
-    weights = 1 / np.maximum(np.abs(targets), 1e-3)
+    weights = 1 / np.sqrt(np.maximum(np.abs(targets), 1e-3))
     scale = np.maximum(np.abs(rows * weights[:, None]).max(axis=0), 1e-30)
     scaled = rows * weights[:, None] / scale
     gram, wanted = scaled.T @ scaled, scaled.T @ (targets * weights)

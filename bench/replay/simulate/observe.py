@@ -101,15 +101,15 @@ def _use(call: Call, turn: Played, before: Played | None, habit: Habit, chance: 
 
 
 def foreseen(call: Call, turn: Played, before: Played | None) -> Guess:
-    """When a call was foreseen that a client did not wait for in full: as it was written, where the lead is no longer
-    than that takes, with the result before, where it is no longer than the turn, or else even earlier."""
+    """When a call was foreseen that a client did not wait for in full. What was joined had a lead: it came as the call
+    was being written, or with the result before, or even earlier. What was reused had at least the tool's time."""
     lead = call.duration_s - call.latency_s
-    whole = turn.ttft_s + turn.generation_s
-    pace = turn.generation_s / max(turn.output, 1)
-    moment: Moment = (
-        "stream" if lead <= turn.generation_s / 2 else "turn" if lead <= whole or before is None else "ahead"
-    )
-    tokens = round(max(lead, 0.0) / pace) if moment == "stream" and pace else 4
+    moment: Moment = "turn"
+    if before is not None and lead > turn.ttft_s + turn.generation_s:
+        moment = "ahead"
+    elif call.outcome != "reused" and lead <= turn.generation_s:
+        moment = "stream"
+    tokens = round(max(lead, 0.0) / max(turn.generation_s, 1e-9) * turn.output)
     return Guess(moment=moment, probability=SURE, right=True, seconds=call.duration_s, tokens=min(tokens, turn.output))
 
 
