@@ -1,11 +1,14 @@
 """The text that a request's grammar leaves no choice about, as a draft."""
 
+import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 from sglang_paste.boundary.gate import Decode
 from sglang_paste.patches.text import decoder, encoder
+
+logger = logging.getLogger(__name__)
 
 # How many of the last tokens say how the text after them is divided.
 CONTEXT = 4
@@ -26,7 +29,12 @@ class Forced:
         """The tokens that must follow what a request has so far."""
         if req.grammar is None:
             return ()
-        return self.tokens(req.grammar, [*req.origin_input_ids[-CONTEXT:], *req.output_ids[-CONTEXT:]])
+        try:
+            tail = [max(token, 0) for token in (*req.origin_input_ids_unpadded[-CONTEXT:], *req.output_ids[-CONTEXT:])]
+            return self.tokens(req.grammar, tail)
+        except Exception:
+            logger.exception("what a grammar forces is not drafted for request %s", req.rid)
+            return ()
 
     def tokens(self, grammar: Any, tail: Sequence[int]) -> tuple[int, ...]:
         """The tokens that must follow the last ones of a request, `tail`; none where the grammar has a choice. The last

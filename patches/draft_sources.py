@@ -14,7 +14,7 @@ from sglang.utils import TypeBasedDispatcher
 from sglang_paste.boundary import Sink
 from sglang_paste.calls import parse_arguments
 from sglang_paste.draft.hints import Source
-from sglang_paste.draft.offers import Offer, Offers
+from sglang_paste.draft.offers import HEAD, Offer, Offers
 from sglang_paste.draft.render import learn
 from sglang_paste.errors import BadArguments
 from sglang_paste.events import CallNamed, CallOpened, CallReady, Draft, EngineEvent, TurnEnded
@@ -68,7 +68,8 @@ class Drafts:
     def began(self, req: Any, note: Note, schemas: Mapping[str, Any]) -> None:
         """The turn of a request was queued."""
         self._turns[req.rid] = _Turn(weakref.ref(req))
-        self._waiting += self._offers.began(req.rid, (note.tenant, note.session), schemas, req.origin_input_ids)
+        prompt = [max(token, 0) for token in req.origin_input_ids_unpadded[-HEAD:]]
+        self._waiting += self._offers.began(req.rid, (note.tenant, note.session), schemas, prompt)
 
     def send(self, events: Sequence[EngineEvent]) -> None:
         """Never waits."""
@@ -173,9 +174,12 @@ def dispatching(_result: None, scheduler: Any) -> None:
 
 def polled(result: list[Any], scheduler: Any) -> list[Any] | None:
     """After `Scheduler._poll_timeout_aborts`, which only rank 0 calls: what is offered goes the way of its aborts."""
+    if not settings().draft_sources:
+        return None
+    foretold = bus.sink("scheduler").receive(drafts=True)
     if _drafts is None:
         return None
-    for draft in bus.sink("scheduler").receive(drafts=True):
+    for draft in foretold:
         if isinstance(draft, Draft):
             _drafts.foresaw(draft)
     offers = _drafts.taken()

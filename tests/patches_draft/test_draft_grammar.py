@@ -121,3 +121,14 @@ def test_only_what_is_wanted_is_looked_up() -> None:
     req = [SimpleNamespace(rid="0", grammar=None)]
     assert [each.source for each in Lookup(hints, 4, ("past",)).find(req, tokens, lengths)] == [Source.PAST]
     assert list(Lookup(hints, 4, ()).find(req, tokens, lengths)) == []
+
+
+def test_a_grammar_that_fails_costs_its_drafts_alone(tokenizer: Any) -> None:
+    def fail(_tokenizer: Any) -> None:
+        raise ValueError("broken")
+
+    broken = SimpleNamespace(is_terminated=lambda: False, try_jump_forward=fail)
+    req = SimpleNamespace(rid="r", grammar=broken, origin_input_ids_unpadded=[1, 2], output_ids=[3])
+    assert Forced(tokenizer).of(req) == ()
+    req.grammar = grammar(([5, 6, tokenizer.eos_token_id], ""))
+    assert Forced(tokenizer).of(req) == (5, 6, tokenizer.eos_token_id)

@@ -15,6 +15,7 @@ from bench.tool_formats import FORMATS, TOOLS, Call
 from sglang_paste.calls import DEFAULT_TENANT, SessionId, TenantId
 from sglang_paste.config import Settings
 from sglang_paste.draft.hints import Hints, Source
+from sglang_paste.draft.offers import HEAD
 from sglang_paste.events import Draft, ForeseenCall
 from sglang_paste.patches import arm, bus
 from sglang_paste.session import Note
@@ -31,6 +32,7 @@ with warnings.catch_warnings():
 pytestmark = pytest.mark.host
 
 OTHER = TenantId("other")
+PROMPT = encode("Go.<|im_end|>\n<|im_start|>assistant\n")
 CALL = Call("read", {"path": "src/a.py", "n": 1})
 WRITTEN = "".join(FORMATS["qwen25"].render([CALL]))
 
@@ -72,8 +74,8 @@ class World:
             rid=rid,
             stream=False,
             sampling_params=SimpleNamespace(skip_special_tokens=False),
-            origin_input_ids=array("q", encode("<|im_start|>assistant\n")),
-            origin_input_ids_unpadded=array("q", encode("<|im_start|>assistant\n")),
+            origin_input_ids=array("q", PROMPT),
+            origin_input_ids_unpadded=array("q", PROMPT),
             output_ids_through_stop=array("q"),
         )
         tools = msgspec.Raw(json.dumps(TOOLS).encode())
@@ -123,11 +125,10 @@ def test_a_foreseen_call_is_a_hint_on_every_rank(world: World) -> None:
     world.foresee(CALL)
     world.step()
     (text,) = world.texts("r", Source.PREDICTED)
-    prompt = encode("<|im_start|>assistant\n")
-    assert list(text[: len(prompt[-4:])]) == prompt[-4:]
+    assert list(text[:HEAD]) == PROMPT[-HEAD:]
     # The tokenizer's template writes none that the server's parser would find, so it is as SGLang's grammar has it.
     expected = '<tool_call>\n{"name":"read", "arguments":{"path": "src/a.py", "n": 1}}\n</tool_call>'
-    assert list(text[len(prompt[-4:]) :]) == encode(expected)
+    assert list(text[HEAD:]) == encode(expected)
     assert started
 
 
@@ -150,7 +151,7 @@ def test_what_a_turn_wrote_is_drafted_for_the_next_in_its_own_tokens(world: Worl
     world.step()
     (text,) = world.texts("s", Source.PREDICTED)
     like = '<tool_call>\n{"name": "read", "arguments": {"path": "b", "n": 2}}\n</tool_call><|im_end|>'
-    assert list(text[4:]) == encode(like)
+    assert list(text[HEAD:]) == encode(like)
     assert second
 
 
@@ -198,6 +199,13 @@ def test_a_failure_costs_the_draft_alone(world: World, monkeypatch: pytest.Monke
     world.answer(world.begin("r"), WRITTEN)
     world.step()
     assert world.sink.events[-1].reason == "tool_calls"  # type: ignore[union-attr]
+
+
+def test_what_is_foretold_does_not_pile_up_where_nobody_wants_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draft_sources, "_drafts", None)
+    world.foresee(CALL)
+    assert draft_sources.polled([], world.host) is None
+    assert bus.sink("scheduler").receive(drafts=True) == []
 
 
 @pytest.mark.parametrize("why", ["no source", "no drafting"])
