@@ -16,6 +16,7 @@ from bench.replay.simulate.workload import Prefill, Step
 
 # How long a prefill takes says how much of it was left when another request came, and the other way round.
 ROUNDS = 6
+OUTLIER = 3.0
 
 Block = Sequence[Task]
 
@@ -43,6 +44,7 @@ def measure(blocks: Sequence[Block], known: Measured | None = None) -> Measured:
         else:
             rest = np.maximum(decode_s - decode[:, 3:] @ found[3:], 1e-3)
             found = np.concatenate([nonnegative(decode[:, :3], rest), found[3:]])
+    found = _unbiased(found, first, first_s, decode, decode_s, all_of_it=known is None)
     fixed, request, context, prefill, token, pair, tokenise, turn = (float(each) for each in found)
     return Measured(
         step=Step(fixed=fixed, request=request, context=context),
@@ -91,6 +93,20 @@ def _equations(turns: Sequence[Turn], prefill: Array) -> tuple[Array, Array, Arr
     contexts = share @ (prompt + output / 2)
     decode = np.column_stack([steps, steps * share.sum(axis=1), steps * contexts, during, zero, zero])
     return ttft, first - sent, decode, last - first
+
+
+def _unbiased(found: Array, first: Array, first_s: Array, decode: Array, decode_s: Array, *, all_of_it: bool) -> Array:
+    """The same, with steps and what a turn takes besides so that the sums of all turns are met: what a machine does
+    between is in no equation, and in every run. A turn that took far longer than its like was held up by something
+    else, and is cut short."""
+    result = found.copy()
+    own, others = decode[:, :3] @ found[:3], decode[:, 3:] @ found[3:]
+    if own.sum() > 0:
+        result[:3] *= max(float((np.minimum(decode_s, OUTLIER * (own + others)) - others).sum() / own.sum()), 0.1)
+    if all_of_it:
+        expected = first @ result
+        result[7] = max(result[7] + float((np.minimum(first_s, OUTLIER * expected) - expected).mean()), 0.0)
+    return result
 
 
 def _numbers(turn: Turn) -> list[float]:

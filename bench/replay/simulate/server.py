@@ -125,6 +125,8 @@ class Server:
         )
         self.engine.cache.book.observe([event])
         self.side.began(session.id)
+        if not number:
+            self._guess(session, 0, ("turn", "ahead"))
         for place, use in enumerate(session.turns[number - 1].uses if number else ()):
             name = _name(session, number - 1, place)
             self.side.returned(

@@ -87,6 +87,12 @@ def test_what_is_foreseen_is_there_when_it_is_asked_for() -> None:
     assert early.task_s < stock.task_s
 
 
+def test_the_first_call_can_be_foreseen_from_the_request_alone() -> None:
+    opening = session("s", one_turn(400, 60, uses=(a_call(0.5, guess("turn", 0.5)),)), one_turn(500, 5))
+    task = tasks_of(play(at("B"), [[opening]], SERVICE, OPTIONS))[0]
+    assert [call.outcome for call in task.calls] == ["reused"]
+
+
 def test_a_call_that_takes_longer_than_its_turn_is_joined() -> None:
     foreseen = two_turns(a_call(30.0, guess("turn", 30.0)))
     stock, early = (tasks_of(play(at(run), [[foreseen]], SERVICE, OPTIONS))[0] for run in ("A", "B"))
