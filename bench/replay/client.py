@@ -124,7 +124,6 @@ class Agent:
         if content != recorded.result:
             raise Diverged(f"{self._name}: call {index}, {tool}, returned {content[:200]!r}, not what was recorded")
         seconds = server.world.seconds(self._name, index)
-        server.world.answered(self._name, index)
         call = Call(tool=tool, effect=recorded.effect, outcome=outcome, latency_s=latency, duration_s=seconds)
         return call, content
 

@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import re
 import time
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -115,7 +114,8 @@ class _Stage:
 
 def _task(place: Place, part: _Part, cast: Cast, world: World, stamps: Stamps, block: float) -> Task:
     executions = world.executions(part.name)
-    _check_executions(part, executions)
+    if executions.wrong:
+        raise Diverged(f"{part.name}: never executed, or a write more than once: {', '.join(executions.wrong)}")
     return Task(
         place=place,
         agent=part.agent,
@@ -125,17 +125,10 @@ def _task(place: Place, part: _Part, cast: Cast, world: World, stamps: Stamps, b
         recurring=part.recording.name in cast.recurring,
         began_at=part.began - block,
         task_s=part.turns[-1].returned - part.began,
-        executions=sum(count for index, count in executions.items() if index is not None),
-        early=executions[None],
+        executions=executions.useful,
+        early=executions.in_vain,
         turns=tuple(_turn(each, stamps, block) for each in part.turns),
     )
-
-
-def _check_executions(part: _Part, executions: Counter[int | None]) -> None:
-    for index, call in enumerate(part.recording.calls):
-        count = executions[index]
-        if not count or (call.effect == "write" and count > 1):
-            raise Diverged(f"{part.name}: call {index}, {call.tool} ({call.effect}), was executed {count} times")
 
 
 def _turn(played: Played, stamps: Stamps, block: float) -> Turn:

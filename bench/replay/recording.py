@@ -1,7 +1,7 @@
 """A recorded session as it is replayed: what arrives, what the model answers, what its tools return, and when."""
 
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import msgspec
 from bench.replay.durations import LEAST_RECORDED_S, fitted, uniform
 from bench.replay.effects import declared
 from bench.replay.records import Effect
+from sglang_paste.calls import call_key
 from sglang_paste.execute.process import readable
 from sglang_paste.mine.messages import Message, steps
 from sglang_paste.mine.read import Reader
@@ -76,8 +77,23 @@ class Recording(msgspec.Struct, frozen=True):
         return sum(len(answer.content) for answer in self.answers) + sum(len(str(c.arguments)) + 40 for c in self.calls)
 
 
+# A call's key, and how often what it depends on had been written before.
+Place = tuple[str, int]
+
+
+def places(calls: Iterable[Call]) -> list[Place]:
+    """Each call's key and state of the world. The same place, the same result."""
+    written: Counter[str] = Counter()
+    found: list[Place] = []
+    for call in calls:
+        resource = declared(call.tool).resource
+        found.append((call_key(call.tool, call.arguments), written[resource]))
+        written[resource] += call.effect == "write"
+    return found
+
+
 def record(session: Session, seed: int = 0) -> Recording:
-    """The session as it is replayed."""
+    """The session as it is replayed. A call that nothing was written for since it was made before returns the same."""
     answers: list[Answer] = []
     arrived: list[Message] = []
     results: dict[str, str] = {}
@@ -102,7 +118,9 @@ def record(session: Session, seed: int = 0) -> Recording:
             answers.append(Answer(tuple(arrived), content, calls))
             arrived = []
     name = f"{session.source}/{session.session_id}"
-    return Recording(name, session.source, DOMAINS.get(session.source, session.source), tuple(answers), session)
+    return Recording(
+        name, session.source, DOMAINS.get(session.source, session.source), tuple(_consistent(answers)), session
+    )
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -169,6 +187,16 @@ def _call(session: Session, turn: int, index: int, call: Any, result: str, recor
 
 def _message(message: Message) -> Message:
     return {"role": message["role"], "content": _clean(message["content"])}
+
+
+def _consistent(answers: Sequence[Answer]) -> Iterator[Answer]:
+    known: dict[Place, str] = {}
+    order = iter(places(call for answer in answers for call in answer.calls))
+    for answer in answers:
+        calls = [
+            msgspec.structs.replace(call, result=known.setdefault(next(order), call.result)) for call in answer.calls
+        ]
+        yield msgspec.structs.replace(answer, calls=tuple(calls))
 
 
 def _clean(text: str) -> str:

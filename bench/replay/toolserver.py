@@ -55,6 +55,7 @@ class ToolServer:
         async with self._places[tool]:
             run = world.execute(session, tool, parse_arguments(await request.body()))
             await asyncio.sleep(run.seconds)
+            world.ended(session, run)
         return PlainTextResponse(run.content)
 
 

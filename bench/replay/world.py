@@ -1,8 +1,8 @@
 """What the recorded tools return at any moment, whoever asks and whatever for.
 
-A session's world changes with each of its writes. An execution gives a recorded result only where it is exactly a call
-that the session is still to make before it writes what that call depends on; anything else takes a fitted time and
-returns a text that says so, and that no client may ever see.
+A session's world changes with each of its writes, when its tool ends. Until then a call returns what was recorded of it
+in that state of the world; anything else takes a fitted time and returns a text that says so, and that no client may
+ever see.
 """
 
 from collections import Counter, defaultdict
@@ -12,18 +12,28 @@ import msgspec
 
 from bench.replay.durations import fitted
 from bench.replay.effects import declared
-from bench.replay.recording import Call, Recording
+from bench.replay.recording import Call, Place, Recording, places
 from sglang_paste.calls import call_key
 
 WRONG = "[this call was never made here]"
 
 
+class Executions(msgspec.Struct, frozen=True):
+    """Runs that a recorded call could take its result from, runs that none could, and the tools of which a call was
+    never executed, or a write more than once."""
+
+    useful: int
+    in_vain: int
+    wrong: list[str]
+
+
 class Execution(msgspec.Struct, frozen=True):
-    """A tool's run: what it returns after how many seconds; `index` is the call it is, None where it is none."""
+    """A tool's run: what it returns after how many seconds. `place` is the call and the state of the world it is in,
+    None where that was not recorded."""
 
     content: str
     seconds: float
-    index: int | None
+    place: Place | None
 
 
 class World:
@@ -37,25 +47,22 @@ class World:
         """A session starts."""
         self._lives[name] = _Life(recording, self._scales.get(recording.domain, 1.0))
 
-    def answered(self, name: str, index: int) -> None:
-        """The session's client has the result of its call number `index`."""
-        life = self._lives[name]
-        life.answered.add(index)
-        if life.calls[index].effect == "write":
-            life.writes[declared(life.calls[index].tool).resource] += 1
-
     def execute(self, name: str, tool: str, arguments: dict[str, Any]) -> Execution:
         """A run of a tool for a session begins. Who asks, and whether it was asked for, cannot be seen."""
         return self._lives[name].execute(tool, arguments)
+
+    def ended(self, name: str, run: Execution) -> None:
+        """A run is at its end: what it wrote is written."""
+        self._lives[name].ended(run)
 
     def seconds(self, name: str, index: int) -> float:
         """What the session's call number `index` takes by itself."""
         life = self._lives[name]
         return life.scale * life.calls[index].seconds
 
-    def executions(self, name: str) -> Counter[int | None]:
-        """How often each call of the session was executed; None: what is none of its calls, or came in vain."""
-        return self._lives[name].executions
+    def executions(self, name: str) -> Executions:
+        """How often the session's tools ran."""
+        return self._lives[name].counted()
 
     @property
     def busy_s(self) -> float:
@@ -67,28 +74,38 @@ class _Life:
     def __init__(self, recording: Recording, scale: float) -> None:
         self.calls: list[Call] = recording.calls
         self.scale = scale
-        self.answered: set[int] = set()
-        self.writes: Counter[str] = Counter()
         self.busy = 0.0
-        self.executions: Counter[int | None] = Counter()
         self._name = recording.name
-        self._places: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
-        writes: Counter[str] = Counter()
-        for index, call in enumerate(self.calls):
-            resource = declared(call.tool).resource
-            self._places[call_key(call.tool, call.arguments)].append((index, writes[resource]))
-            writes[resource] += call.effect == "write"
+        self._written: Counter[str] = Counter()
+        self._runs: Counter[Place | None] = Counter()
+        self._recorded: defaultdict[Place, list[Call]] = defaultdict(list)
+        for place, call in zip(places(self.calls), self.calls, strict=True):
+            self._recorded[place].append(call)
 
     def execute(self, tool: str, arguments: dict[str, Any]) -> Execution:
         key = call_key(tool, arguments)
-        open_ones = [place for place in self._places[key] if place[0] not in self.answered]
-        written = self.writes[declared(tool).resource]
-        index = next((index for index, writes in open_ones if writes == written), None)
-        self.executions[index] += 1
-        if index is None:
-            seconds = self.scale * fitted(declared(tool).kind, self._name, key)
-            content = f"{WRONG} {tool}"
+        place = key, self._written[declared(tool).resource]
+        recorded = self._recorded.get(place)
+        if recorded:
+            # The same call again takes what it took then.
+            call = recorded[min(self._runs[place], len(recorded) - 1)]
+            run = Execution(call.result, self.scale * call.seconds, place)
         else:
-            seconds, content = self.scale * self.calls[index].seconds, self.calls[index].result
-        self.busy += seconds
-        return Execution(content, seconds, index)
+            run = Execution(f"{WRONG} {tool}", self.scale * fitted(declared(tool).kind, self._name, key), None)
+        self._runs[run.place] += 1
+        self.busy += run.seconds
+        return run
+
+    def ended(self, run: Execution) -> None:
+        if run.place is not None and self._recorded[run.place][0].effect == "write":
+            self._written[declared(self._recorded[run.place][0].tool).resource] += 1
+
+    def counted(self) -> Executions:
+        missing = [calls[0].tool for place, calls in self._recorded.items() if not self._runs[place]]
+        writes = [
+            calls[0].tool
+            for place, calls in self._recorded.items()
+            if calls[0].effect == "write" and self._runs[place] != len(calls)
+        ]
+        useful = sum(count for place, count in self._runs.items() if place is not None)
+        return Executions(useful, self._runs[None], [*missing, *writes])

@@ -69,19 +69,29 @@ def test_answers_in_a_row_are_one() -> None:
     assert [answer.content for answer in found.answers] == ["First.\nSecond."]
 
 
-def test_a_call_returns_what_was_recorded_where_it_was_made() -> None:
+def test_a_call_returns_what_was_recorded_in_the_state_it_is_made_in() -> None:
     it = world()
-    assert it.execute("x", "read_file", {"path": "a"}).content == "before"
-    it.answered("x", 0)
-    # Between the first read and the write nobody makes this call.
-    assert it.execute("x", "read_file", {"path": "a"}).content.startswith(WRONG)
-    assert it.execute("x", "edit", {"path": "a"}).content == "done"
-    it.answered("x", 1)
-    assert it.execute("x", "read_file", {"path": "a"}).content == "after"
-    it.answered("x", 2)
-    assert it.execute("x", "read_file", {"path": "a"}).content == "again"
-    assert it.executions("x") == {0: 1, None: 1, 1: 1, 2: 1, 3: 1}
+    read, edit = ("x", "read_file", {"path": "a"}), ("x", "edit", {"path": "a"})
+    assert it.execute(*read).content == "before"
+    writing = it.execute(*edit)
+    assert writing.content == "done"
+    # It is written when the tool ends, whoever hears of it when.
+    assert it.execute(*read).content == "before"
+    it.ended("x", writing)
+    assert it.execute(*read).content == "after"
+    assert it.execute(*read).content == "after"
+    # Nobody edits it a second time.
+    assert it.execute(*edit).content.startswith(WRONG)
+    counted = it.executions("x")
+    assert (counted.useful, counted.in_vain, counted.wrong) == (5, 1, [])
     assert it.seconds("x", 3) == 2.0
+
+
+def test_a_write_that_runs_twice_and_a_call_that_never_does_are_seen() -> None:
+    it = world()
+    it.execute("x", "edit", {"path": "a"})
+    it.execute("x", "edit", {"path": "a"})
+    assert it.executions("x").wrong == ["read_file", "read_file", "edit"]
 
 
 def test_a_call_that_was_never_made_takes_its_tools_time_and_is_marked() -> None:
