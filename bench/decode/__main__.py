@@ -1,5 +1,6 @@
 """`python -m bench.decode`: tool calls through real servers that are told what to answer: stock SGLang, the same with
-its NGRAM speculation, and ours, without and with the calls that the predictor really expects."""
+its NGRAM speculation, and ours, without and with the calls that the predictor really expects. NGRAM and
+ours know the same earlier calls of other tasks."""
 
 import argparse
 import random
@@ -16,13 +17,18 @@ import msgspec
 from bench.cpu import record
 from bench.decode import lossless
 from bench.decode.cases import Case, Format, cases, made_up, recorded
-from bench.decode.play import Played, play
+from bench.decode.offered import Offering, without_predictions
+from bench.decode.play import Played, play, warm
+from bench.decode.plugin import Given
 from bench.decode.predicted import mined, predictions
 from bench.decode.prose import PROSE, QUESTION
 from bench.decode.server import MODEL, OURS, Server, servers
+from sglang_paste.mine.records import Call, Session
 
 NGRAM_DRAFTS = 8
 OUR_DRAFTS = 48
+# NGRAM drafts from what it has generated; ours is given its hints, and needs no more than to have run.
+FEW = 12
 SIDES: dict[str, Sequence[str]] = {
     "stock": (),
     "ngram": ("--speculative-algorithm", "NGRAM", "--speculative-num-draft-tokens", str(NGRAM_DRAFTS)),
@@ -32,11 +38,13 @@ PREDICTED = "ours+predicted"
 
 
 class Work(msgspec.Struct, frozen=True):
-    """What is played: calls, session by session, and for each call the texts that are predicted before it."""
+    """What is played: calls, session by session, for each call the hints that there are, how many of them the predictor
+    knew, and the calls that the server has answered before."""
 
     sessions: list[list[Case]]
-    predicted: dict[tuple[str, int], list[list[int]]]
+    given: dict[tuple[str, int], Given]
     hits: int
+    before: list[list[int]]
 
     @property
     def calls(self) -> int:
@@ -61,6 +69,8 @@ def main() -> int:
             f"{work.calls} calls of {len(work.sessions)} sessions; the predictor knew {work.hits} of them", flush=True
         )
         with servers(Path(folder), SIDES) as running:
+            for server in running[1:]:
+                warm(server, work.before if server.side == "ngram" else work.before[:FEW])
             rows = [*play_calls(running, work), *play_prose(running, form)]
     summary = summarise(rows, work)
     show(rows, summary)
@@ -85,18 +95,31 @@ def prepare(form: Format, folder: Path | None, draw: random.Random, *, quick: bo
         played, learned = made_up(4 if quick else 12, draw), made_up(40, draw)
     else:
         played, learned = recorded(folder, 12, draw)
-        learned = learned[: 80 if quick else 400]
     found = by_source(list(cases(played, form, 3)), 2 if quick else 6)
-    patterns = mined(learned)
-    predicted: dict[tuple[str, int], list[list[int]]] = {}
+    patterns, offering = mined(learned[: 80 if quick else 400]), Offering(form)
+    sources = {chain[0].source for chain in found}
+    before = offering.served((each for each in learned if each.source in sources), 8 if quick else 32)
+    tools = {source: tools_of(learned, source) for source in sources}
+    given: dict[tuple[str, int], Given] = {}
     hits = 0
     for chain in found:
         expected = predictions(patterns, chain[0].session)
         for case in chain:
-            texts = [form.encode(form.calls([call])) for call in expected.get(case.turn, [])]
-            predicted[key(case)] = texts
-            hits += case.answer in texts
-    return Work(found, predicted, hits)
+            guesses = expected.get(case.turn, [])
+            given[key(case)] = offering.given(case, guesses, tools[case.source])
+            offering.answered(case)
+            hits += any((call.name, call.arguments) == guess[:2] for guess in guesses for call in calls_of(case)[:1])
+    return Work(found, given, hits, [answer for answers in before.values() for answer in answers])
+
+
+def calls_of(case: Case) -> Sequence[Call]:
+    return case.session.turns[case.turn].tool_calls
+
+
+def tools_of(sessions: Sequence[Session], source: str) -> list[str]:
+    """The tools that a tenant has used."""
+    used = (call.name for each in sessions if each.source == source for turn in each.turns for call in turn.tool_calls)
+    return list(dict.fromkeys(used))
 
 
 def by_source(chains: list[list[Case]], most: int) -> list[list[Case]]:
@@ -122,8 +145,8 @@ def play_calls(running: Sequence[Server], work: Work) -> list[Played]:
     for number, case in enumerate(case for chain in work.sessions for case in chain):
         start = number % len(order)
         for side, server in order[start:] + order[:start]:
-            texts = work.predicted[key(case)] if side == PREDICTED else ()
-            rows.append(play(server, side, case.source, case.prompt, case.answer, texts))
+            hints = {PREDICTED: work.given[key(case)], "ours": without_predictions(work.given[key(case)])}
+            rows.append(play(server, side, case.source, case.prompt, case.answer, hints.get(side)))
     return rows
 
 

@@ -1,12 +1,28 @@
-"""The plugin that puts the calls a bench predicts for a request where the side process's own would be."""
+"""The plugin by which a bench gives its requests the hints that `draft.offers` had for them.
+
+A request's `custom_params` say them as JSON: those known when its turn began, those known once its call is named, and
+after how many tokens that is.
+"""
 
 from typing import Any
 
+import msgspec
+
+from sglang_paste.draft.hints import Source
 from sglang_paste.patches.roles import current_role
 
-PREDICTED = "predicted_ids"
+HINTS = "draft_hints"
 PLUGIN = "bench.decode.plugin:register"
-SEPARATOR = -1
+
+Texts = dict[Source, list[list[int]]]
+
+
+class Given(msgspec.Struct, frozen=True):
+    """The hints of one request, by source; `named_after` counts tokens."""
+
+    began: Texts
+    named: Texts
+    named_after: int
 
 
 def register() -> None:
@@ -14,21 +30,30 @@ def register() -> None:
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     if current_role() == "scheduler":
-        HookRegistry.register("sglang.srt.managers.schedule_batch.Req.__init__", made, HookType.AFTER)
+        requests = "sglang.srt.managers.schedule_batch.Req"
+        HookRegistry.register(f"{requests}.__init__", made, HookType.AFTER)
+        HookRegistry.register(f"{requests}.update_finish_state", committed, HookType.AFTER)
 
 
 def made(_result: None, req: Any, *_args: Any, **_kwargs: Any) -> None:
-    """After a request was made: its predicted calls are hints, each behind the end of the prompt."""
-    ids = (getattr(req.sampling_params, "custom_params", None) or {}).get(PREDICTED)
-    if not ids:
-        return
-    from sglang_paste.draft.hints import Source
+    """After a request was made: its turn begins."""
+    text = (getattr(req.sampling_params, "custom_params", None) or {}).get(HINTS)
+    if text:
+        req.given_hints = given = msgspec.json.decode(text, type=Given)
+        _put(req.rid, given.began)
+
+
+def committed(_result: None, req: Any, *_args: Any, **_kwargs: Any) -> None:
+    """After tokens were committed: the call may be named now."""
+    given: Given | None = getattr(req, "given_hints", None)
+    if given is not None and len(req.output_ids) >= given.named_after:
+        req.given_hints = None
+        if not req.finished():
+            _put(req.rid, given.named)
+
+
+def _put(request: str, texts: Texts) -> None:
     from sglang_paste.patches.draft_hints import hints
 
-    texts: list[list[int]] = [[]]
-    for token in ids:
-        if token == SEPARATOR:
-            texts.append([])
-        else:
-            texts[-1].append(token)
-    hints().put(req.rid, Source.PREDICTED, [[*req.origin_input_ids[-2:], *text] for text in texts], min_match=2)
+    for source, known in texts.items():
+        hints().put(request, source, known)

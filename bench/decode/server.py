@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import msgspec
 
-from bench.decode.plugin import PLUGIN as HINTS
+from bench.decode.plugin import PLUGIN as GIVEN
 from bench.forced import PLUGIN as FORCED
 from bench.forced.launch import ROOT, environment
 from bench.ports import free_ports
@@ -53,7 +53,7 @@ def servers(folder: Path, sides: dict[str, Sequence[str]]) -> Iterator[list[Serv
             plugins = [FORCED]
             if OURS in arguments:
                 command += ["--tool-gateway-port", str(gateway), "--tool-state-dir", str(own / "state")]
-                plugins.append(HINTS)
+                plugins.append(GIVEN)
             with (own / "log").open("wb") as log:
                 inside = environment(own, *plugins)
                 processes.append(

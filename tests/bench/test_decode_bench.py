@@ -9,8 +9,11 @@ import pytest
 from bench.decode.__main__ import PREDICTED, SIDES, Work, summarise
 from bench.decode.cases import CONTEXT, Format, cases, made_up
 from bench.decode.lossless import batches, bodies, differences
+from bench.decode.offered import Offering, without_predictions
 from bench.decode.play import Played
-from bench.decode.predicted import mined, predictions
+from bench.decode.predicted import Guess, mined, predictions
+from sglang_paste.draft.hints import Source
+from sglang_paste.mine.records import Call
 
 
 def letters(text: str) -> list[int]:
@@ -50,11 +53,27 @@ def test_predictions_see_nothing_that_comes_later() -> None:
         assert predictions(patterns, msgspec.structs.replace(sessions[-1], turns=cut))[turn] == expected
 
 
+def test_hints_are_of_what_was_before_and_the_named_tool_alone_once_it_is_named(form: Format) -> None:
+    sessions = made_up(6, random.Random(3))
+    offering = Offering(form)
+    offering.served(sessions[:-1], 40)
+    (case,) = next(cases(sessions[-1:], form, 1))
+    guess = Guess("read_file", {"path": "foreseen.py"}, 0.5)
+    given = offering.given(case, [guess], ["read_file", "run_tests", "edit_file"])
+    (foreseen,) = given.began[Source.PREDICTED]
+    assert spelled(foreseen[4:]) == form.calls([Call(guess.tool, guess.arguments)])
+    assert all(
+        spelled([token for token in text if token > 0]).count("run_tests") == 0 for text in given.named[Source.PAST]
+    )
+    assert spelled(case.answer[: given.named_after]).endswith('"read_file", "arguments":')
+    assert Source.PREDICTED not in without_predictions(given).began
+
+
 def test_the_summary_is_of_all_calls_and_of_the_prose() -> None:
     seconds = {"stock": 4.0, "ngram": 2.0, "ours": 1.0, PREDICTED: 0.5}
     rows = [Played(side, "tau", 101, 50, taken) for side, taken in seconds.items()]
     rows += [Played("stock", "prose", 11, 10, 1.0), Played("ours", "prose", 11, 10, 1.0)]
-    summary = summarise(rows, Work([], {}, 0))
+    summary = summarise(rows, Work([], {}, 0, []))
     assert summary["speedup_vs_stock"] == 8.0
     assert summary["speedup_vs_ngram_unpredicted"] == 2.0
     assert summary["accept_length"] == summary["accept_length_ngram"] == 2.0
