@@ -1,7 +1,7 @@
 """The draft worker: SGLang's NGRAM worker with drafts looked up in a request's own text and in hints, as many as pay.
 
-Where a step may have any width (no CUDA graphs), the gate chooses it, and a step without drafts is a plain decode step.
-Elsewhere every step has SGLang's fixed width, nothing is copied to the host, and the gate saves look-ups.
+Where a step may have any width (no CUDA graphs, one rank), the gate chooses it, and a step without drafts is a plain
+decode step. Elsewhere every step has SGLang's fixed width, nothing is copied to the host, and the gate saves look-ups.
 """
 
 import time
@@ -57,6 +57,8 @@ class DraftWorker(NGRAMWorker):  # type: ignore[misc]
         self._prev_decode_rids: set[str] = set()
         self._stride = self.draft_token_num
         self._longest = max(1, self._stride - 1)
+        # The gate reads a clock, and ranks that read their own take different steps.
+        self._any_width = self.device == "cpu" and get_parallel().tp_size == 1
         self.gate, self._rhythm = Gate(self._longest), Rhythm()
         self._lookup = Lookup(hints(), self._longest, settings().draft_sources, Forced(target_worker.tokenizer))
         self._numbers = Numbers(metrics=server_args.enable_metrics and get_parallel().tp_rank == 0)
@@ -78,7 +80,7 @@ class DraftWorker(NGRAMWorker):  # type: ignore[misc]
         self, batch: Any, on_publish: Callable[[Tensor], None] | None = None, pp_proxy_tensors: Any = None
     ) -> Any:
         """A prefill as it is; a decode batch with drafts."""
-        if batch.forward_mode.is_decode() and self.device == "cpu":
+        if batch.forward_mode.is_decode() and self._any_width:
             return self._free_step(batch, on_publish)
         if batch.forward_mode.is_decode():
             self._pack, self._prev_decode_rids = self._fixed_pack(batch), set()
