@@ -45,7 +45,7 @@ def test_a_recording_has_what_arrives_what_is_said_and_what_is_called() -> None:
         ["before"],
         ["done"],
         ["after"],
-        ["again"],
+        ["after"],
         [],
     ]
     assert [len(answer.arrives) for answer in found.answers] == [1, 0, 0, 0, 0]
