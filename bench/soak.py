@@ -141,7 +141,7 @@ def main() -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         try:
-            with servers(Path(folder), POOL, {"ours": OURS}, **VARIABLES) as (server,):
+            with servers(Path(folder), POOL, {"ours": OURS}, variables=VARIABLES) as (server,):
                 soak = Soak(server.port, encode, end, seed=arguments.seed)
                 soak.run(arguments.sessions)
                 soak.fill()

@@ -28,7 +28,7 @@ def main() -> int:
     sides: dict[str, Sequence[str]] = {"stock": _CHUNKS, "ngram": (*_CHUNKS, *NGRAM), "ours": (*_CHUNKS, *OURS)}
     with (
         tempfile.TemporaryDirectory(prefix="forced-") as folder,
-        servers(Path(folder), POOL, sides, **RETRACTING) as running,
+        servers(Path(folder), POOL, sides, variables=RETRACTING) as running,
     ):
         for server in running:
             count = check(server.port)

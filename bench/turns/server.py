@@ -5,9 +5,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 import msgspec
@@ -48,7 +49,11 @@ class Server(msgspec.Struct, frozen=True):
 
 @contextmanager
 def servers(
-    folder: Path, pool: int, extra: dict[str, Sequence[str]], model: Path = MODEL, **variables: str
+    folder: Path,
+    pool: int,
+    extra: dict[str, Sequence[str]],
+    model: Path = MODEL,
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[list[Server]]:
     """Servers with a pool of so many tokens, one for each side and its own arguments, started together."""
     processes: list[subprocess.Popen[bytes]] = []
@@ -61,7 +66,7 @@ def servers(
             ours = OURS[0] in arguments
             if ours:
                 command += ["--tool-gateway-port", str(gateway), "--tool-state-dir", str(own / "state")]
-            inside = probed(own) | variables
+            inside = {**probed(own), **variables}
             with (own / "log").open("wb") as log:
                 processes.append(
                     subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=inside)
