@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from boundary_host import Kept, encode, own_tokenizer
 
 from bench.tool_formats import FORMATS, TOOLS, Call
@@ -28,12 +29,15 @@ with warnings.catch_warnings():
     from sglang.utils import TypeBasedDispatcher
 
     from sglang_paste.patches import draft_sources, scheduler
+    from sglang_paste.patches.draft_lookup import Lookup
 
 pytestmark = pytest.mark.host
 
 OTHER = TenantId("other")
 PROMPT = encode("Go.<|im_end|>\n<|im_start|>assistant\n")
 CALL = Call("read", {"path": "src/a.py", "n": 1})
+# The tokenizer's template writes none that the server's parser would find, so it is as SGLang's grammar has it.
+PRESCRIBED = '<tool_call>\n{"name":"read", "arguments":{"path": "src/a.py", "n": 1}}\n</tool_call>'
 WRITTEN = "".join(FORMATS["qwen25"].render([CALL]))
 
 
@@ -126,10 +130,20 @@ def test_a_foreseen_call_is_a_hint_on_every_rank(world: World) -> None:
     world.step()
     (text,) = world.texts("r", Source.PREDICTED)
     assert list(text[:HEAD]) == PROMPT[-HEAD:]
-    # The tokenizer's template writes none that the server's parser would find, so it is as SGLang's grammar has it.
-    expected = '<tool_call>\n{"name":"read", "arguments":{"path": "src/a.py", "n": 1}}\n</tool_call>'
-    assert list(text[HEAD:]) == encode(expected)
+    assert list(text[HEAD:]) == encode(PRESCRIBED)
     assert started
+
+
+@pytest.mark.parametrize("before", ["", "I read it.\n"])
+def test_a_call_that_was_foreseen_is_one_draft_from_its_second_token_on(world: World, before: str) -> None:
+    started = world.begin("r")
+    world.foresee(CALL)
+    world.step()
+    call = encode(PRESCRIBED)
+    text = [*PROMPT, *encode(before), *call[:1]]
+    lookup = Lookup(world.hints[1], 64, ("predicted",))
+    (found,) = lookup.find([started[0]], torch.tensor([text], dtype=torch.int32), torch.tensor([len(text)]))
+    assert found.match.tokens[0, : found.match.count[0]].tolist() == call[1:]
 
 
 def test_what_came_before_the_request_is_there_when_it_begins(world: World) -> None:
