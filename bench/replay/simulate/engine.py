@@ -163,8 +163,9 @@ class Engine:
         turn, session = request.turn, request.session
         path = self.cache.path(session.id)
         there = session.shared + path.tokens
-        request.cached = min(there, turn.prompt - max(turn.fresh, 1)) if there else 0
-        request.cached = max(request.cached, 0)
+        # What was warmed reaches to the last token but one, which has to be computed in any case.
+        reach = turn.prompt - (1 if there >= turn.prompt else max(turn.fresh, 1))
+        request.cached = max(min(there, reach), 0)
         request.left = turn.prompt - request.cached
         # What was cached beyond that is of no use and gives its room to what is new.
         request.new = max(turn.prompt + turn.output - there, 0)
