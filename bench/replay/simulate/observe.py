@@ -71,7 +71,7 @@ def _session(task: Task, habit: Habit, chance: random.Random, lost: int, shared:
     turns = []
     for number, turn in enumerate(task.turns):
         before = task.turns[number - 1] if number else None
-        uses = tuple(_use(call, turn, before, habit, chance) for call in turn.calls)
+        uses = tuple(_use(call, task.turns, number, habit, chance) for call in turn.calls)
         known = before.prompt + before.output - lost if before else shared
         turns.append(
             Turn(
@@ -92,25 +92,30 @@ def _session(task: Task, habit: Habit, chance: random.Random, lost: int, shared:
     )
 
 
-def _use(call: Call, turn: Played, before: Played | None, habit: Habit, chance: random.Random) -> Use:
-    guesses = [foreseen(call, turn, before)] if call.outcome in HITS else []
+def _use(call: Call, turns: Sequence[Played], number: int, habit: Habit, chance: random.Random) -> Use:
+    guesses = [foreseen(call, turns, number)] if call.outcome in HITS else []
     for _ in range(_count(habit.per_call, chance) if habit.samples else 0):
         probability, seconds = chance.choice(habit.samples)
         guesses.append(Guess(moment="turn", probability=probability, right=False, seconds=seconds))
     return Use(tool=call.tool, seconds=call.duration_s, effect=call.effect, guesses=tuple(guesses))
 
 
-def foreseen(call: Call, turn: Played, before: Played | None) -> Guess:
-    """When a call was foreseen that a client did not wait for in full. What was joined had a lead: it came as the call
-    was being written, or with the result before, or even earlier. What was reused had at least the tool's time."""
-    lead = call.duration_s - call.latency_s
-    moment: Moment = "turn"
-    if before is not None and lead > turn.ttft_s + turn.generation_s:
-        moment = "ahead"
-    elif call.outcome != "reused" and lead <= turn.generation_s:
-        moment = "stream"
-    tokens = round(max(lead, 0.0) / max(turn.generation_s, 1e-9) * turn.output)
-    return Guess(moment=moment, probability=SURE, right=True, seconds=call.duration_s, tokens=min(tokens, turn.output))
+def foreseen(call: Call, turns: Sequence[Played], number: int) -> Guess:
+    """When a call of a turn was foreseen that a client did not wait for in full. What was joined had a lead: it came as
+    the call was being written, or at the start of the turn that is nearest. What was reused had at least the tool's
+    time."""
+    turn, lead = turns[number], call.duration_s - call.latency_s
+    if call.outcome != "reused" and lead <= turn.generation_s:
+        tokens = round(max(lead, 0.0) / max(turn.generation_s, 1e-9) * turn.output)
+        return Guess(moment="stream", probability=SURE, right=True, seconds=call.duration_s, tokens=tokens)
+    leads = [turn.ttft_s + turn.generation_s]
+    for before in reversed(turns[:number]):
+        leads.append(leads[-1] + before.ttft_s + before.generation_s + before.tools_s)
+    enough = [at for at, each in enumerate(leads) if each >= lead] or [number]
+    nearest = min(range(len(leads)), key=lambda at: abs(leads[at] - lead))
+    ahead = enough[0] if call.outcome == "reused" else nearest
+    moment: Moment = "ahead" if ahead else "turn"
+    return Guess(moment=moment, probability=SURE, right=True, seconds=call.duration_s, turns=ahead)
 
 
 def _habit(tasks: Sequence[Task], block: Block) -> Habit:

@@ -12,11 +12,14 @@ from bench.replay.records import Call
 from bench.replay.records import Turn as Played
 from bench.replay.simulate.engine import Engine, Request
 from bench.replay.simulate.side import Process, Side
-from bench.replay.simulate.workload import Features, Guess, Moment, Service, Session
+from bench.replay.simulate.workload import Features, Guess, Service, Session
 from sglang_paste.calls import DEFAULT_TENANT, SessionId
 from sglang_paste.config import Limits, Policy
 from sglang_paste.events import CallReady, EngineDirective, ToolReturned, TurnEnded, TurnStarted, Warm
 from sglang_paste.schedule.warm import SLICE_TOKENS
+
+# No call is foreseen farther ahead.
+FARTHEST = 4
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,7 +84,7 @@ class Server:
         if turn.uses:
             waits = [env.process(self._call(session, number, place, calls)) for place in range(len(turn.uses))]
             yield env.all_of(waits)
-        self._guess(session, number + 1, ("turn", "ahead"))
+        self._guess(session, number + 1)
         return Played(
             sent_at=sent,
             ttft_s=first - sent,
@@ -126,7 +129,7 @@ class Server:
         self.engine.cache.book.observe([event])
         self.side.began(session.id)
         if not number:
-            self._guess(session, 0, ("turn", "ahead"))
+            self._guess(session, 0)
         for place, use in enumerate(session.turns[number - 1].uses if number else ()):
             name = _name(session, number - 1, place)
             self.side.returned(
@@ -182,23 +185,17 @@ class Server:
         self.side.announce(event)
         self._offer(session, number, place, guesses, 0.3)
 
-    def _guess(self, session: Session, number: int, moments: Sequence[Moment]) -> None:
-        """What is foreseen of a turn's calls before it begins."""
-        if number >= len(session.turns):
-            return
-        for place, use in enumerate(session.turns[number].uses):
-            guesses = [guess for guess in use.guesses if guess.moment in moments]
-            self._offer(session, number, place, guesses, self.side.expected())
+    def _guess(self, session: Session, number: int) -> None:
+        """What is foreseen at a turn's start, of its calls and of those of the next ones."""
+        for ahead, turn in enumerate(session.turns[number : number + FARTHEST]):
+            for place, use in enumerate(turn.uses):
+                guesses = [guess for guess in use.guesses if guess.ahead >= ahead]
+                self._offer(session, number + ahead, place, guesses, (1 + ahead) * self.side.expected())
 
     def _offer(self, session: Session, number: int, place: int, guesses: Sequence[Guess], left: float) -> None:
-        if not guesses or not self.features.early:
-            return
-
-        def ready() -> None:
-            self._guess(session, number + 1, ("ahead",))
-
-        use = session.turns[number].uses[place]
-        self.side.offer(session.id, _name(session, number, place), use, guesses, left, ready)
+        if guesses and self.features.early:
+            use = session.turns[number].uses[place]
+            self.side.offer(session.id, _name(session, number, place), use, guesses, left)
 
     def _tell(self, directives: Sequence[EngineDirective]) -> None:
         """What the side process says, at the engine. Without co-scheduling or retention nobody listens."""

@@ -49,9 +49,9 @@ def measured(rows: Sequence[Row]) -> Foresight | None:
     if not calls:
         return None
     moments = [
-        foreseen(call, turn, before).moment
+        foreseen(call, task.turns, number).moment
         for task in tasks
-        for before, turn in zip((None, *task.turns), task.turns, strict=False)
+        for number, turn in enumerate(task.turns)
         for call in turn.calls
         if call.outcome in HITS
     ]

@@ -58,7 +58,6 @@ class Side:
         self._asked: set[str] = set()
         self._runs: dict[int, simpy.Process] = {}
         self._seconds: dict[int, float] = {}
-        self._ready: dict[int, Callable[[], None]] = {}
         self._expiry = 0.0
         self._delay = DEFAULT_DELAY
         self._times: dict[str, float] = {}
@@ -71,10 +70,8 @@ class Side:
         """A turn took so long; what is guessed at the start of one is expected to be claimed after that time."""
         self._delay += RECENT * (seconds - self._delay)
 
-    def offer(
-        self, session: str, name: str, use: Use, guesses: Iterable[Guess], left: float, ready: Callable[[], None]
-    ) -> None:
-        """What a predictor says of a call; `ready` is called with its result, where that comes early."""
+    def offer(self, session: str, name: str, use: Use, guesses: Iterable[Guess], left: float) -> None:
+        """What a predictor says of a call that will be asked for in `left` seconds or so."""
         for number, guess in enumerate(guesses):
             candidate = Candidate(
                 tenant=DEFAULT_TENANT,
@@ -91,8 +88,6 @@ class Side:
             entry = self.ledger.admit(candidate, self._env.now)
             if isinstance(entry, Entry):
                 self._seconds[entry.id] = guess.seconds
-                if guess.right:
-                    self._ready[entry.id] = ready
             if guess.moment != "stream":
                 self.outlook.next_call(candidate)
         self.plan()
@@ -194,11 +189,8 @@ class Side:
         self.busy += self._env.now - began
         self.ledger.settled(entry, outcome, self._env.now)
         del self._runs[entry.id]
-        ready = self._ready.pop(entry.id, None)
         if entry.state == "ready":
             self._foretell(entry.session, entry.key, None)
-            if ready is not None:
-                ready()
         self.plan()
 
     def _drop(self, ended: Iterable[Entry]) -> None:
@@ -208,7 +200,6 @@ class Side:
                 run.interrupt()
             elif not entry.executing:
                 self._seconds.pop(entry.id, None)
-                self._ready.pop(entry.id, None)
 
     def _known(self, tool: str, seconds: float) -> float:
         known = self._times.get(tool, seconds)

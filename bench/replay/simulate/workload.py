@@ -6,19 +6,25 @@ import msgspec
 
 from bench.replay.records import Effect, Run
 
-# When a guess is made: with the result of the call before, at the turn's start, or as the call is being written.
+# When a guess is made: turns before, with the result of the call before, or as the call is being written.
 Moment = Literal["ahead", "turn", "stream"]
 
 
 class Guess(msgspec.Struct, frozen=True, kw_only=True):
     """A candidate that a predictor offers; `seconds` is what its run takes. A wrong one is a call nobody makes.
-    `tokens` is how long before the turn's end one from the stream comes."""
+    `tokens` is how long before the turn's end one from the stream comes, `turns` how many turns ahead an early one."""
 
     moment: Moment
     probability: float
     right: bool
     seconds: float
     tokens: int = 4
+    turns: int = 1
+
+    @property
+    def ahead(self) -> int:
+        """Turns between the one whose start it comes with, and its own; -1 for one that comes later than that."""
+        return {"ahead": self.turns, "turn": 0, "stream": -1}[self.moment]
 
 
 class Use(msgspec.Struct, frozen=True, kw_only=True):
