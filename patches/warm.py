@@ -91,7 +91,8 @@ class Warmer:
         try:
             adapted = await asyncio.to_thread(_render, serving, request, messages, rid)
             note = Note(tenant=turn.tenant, session=turn.session, tools=msgspec.Raw(b"[]"), ahead=before)
-            adapted.sampling_params = {"max_new_tokens": 0, "custom_params": {KEY: write(note)}}
+            # SGLang goes on sampling for a batch that a request once joined that is not greedy.
+            adapted.sampling_params = {"max_new_tokens": 0, "temperature": 0, "custom_params": {KEY: write(note)}}
             adapted.stream = adapted.return_logprob = adapted.return_prompt_token_ids = False
             manager = serving.tokenizer_manager
             tokenized = await _tokenize(manager, adapted)

@@ -109,6 +109,7 @@ def test_the_prompt_is_the_one_that_will_come(side: MemorySide) -> None:
         assert sent.rid.startswith(PREFIX)
         assert sent.rid.endswith(".")
         assert (sent.sampling_params.max_new_tokens, sent.stream) == (0, False)
+        assert sent.sampling_params.top_k == 1
         note = read(sent.sampling_params.custom_params[KEY])
         assert (note.tenant, note.session, note.ahead) == (DEFAULT_TENANT, SESSION, 120)
     assert not host().manager.rid_to_state
