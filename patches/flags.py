@@ -18,6 +18,7 @@ from sglang_paste.draft.hints import Source
 from sglang_paste.errors import ConfigError
 from sglang_paste.patches import check
 from sglang_paste.schedule.policies import DEFAULT_POLICY, POLICIES
+from sglang_paste.schedule.warm import SLICE_TOKENS
 
 HEADING = "tool speculation"
 ENABLE = "--enable-tool-speculation"
@@ -39,7 +40,7 @@ FLAGS = (
 )
 
 SESSION_MEMORY = 256
-WARM_SLICE = 0
+WARM_SLICE = SLICE_TOKENS
 RETURN_BOUND = 5.0
 DRAFTING = "NGRAM"
 RETENTION_BUDGET = 0.8
@@ -97,8 +98,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--tool-warm-slice",
         metavar="TOKENS",
         type=int,
-        help="How much of a session's next prompt is prefilled at a time while nothing waits, once its tool's result "
-        "is known; 0 for none. What was prefilled in other pieces may differ in its last bits. Default: 0.",
+        help="How much of a session's next prompt is prefilled at a time at most, while nothing waits, once its tool's "
+        f"result is known; 0 for none. Default: {WARM_SLICE}.",
     )
     group.add_argument(
         "--tool-retention-budget",

@@ -33,28 +33,28 @@ def line() -> WarmLine[Any]:
     return _line
 
 
+def dispatching(_result: None, scheduler: Any) -> None:
+    """After `Scheduler.init_request_dispatcher`: it is known whose requests these are."""
+    global _scheduler
+    _scheduler = weakref.ref(scheduler)
+
+
 def pulled(result: list[Any] | None, receiver: Any) -> list[Any] | None:
     """After `SchedulerRequestReceiver._pull_raw_reqs`: prompts that are ahead are parked, and forgotten again where
-    their session came back. Where nothing else came, the next slice does: it shares its batch with nobody, so that no
-    request's numbers depend on it."""
-    if result is None or not (result or line()):
+    their session came back. Where nothing else came, the next slice does; one that still waits is called off where
+    anything did. So it shares its batch with nobody: its end by length keeps it out of the decode batch as well."""
+    scheduler = _scheduler() if _scheduler is not None else None
+    if scheduler is None or result is None or not (result or line()):
         return None
     others = [each for each in result if not _is_ours(each) or _goes_on(each)]
-    scheduler = _scheduler() if _scheduler is not None else None
-    return others or (_slice(scheduler) if scheduler is not None else [])
-
-
-def polled(result: list[Any], scheduler: Any) -> list[Any] | None:
-    """After `Scheduler._poll_timeout_aborts`: the end of a slice for which real work would wait."""
-    global _scheduler
-    if _scheduler is None:
-        _scheduler = weakref.ref(scheduler)
     rid = line().under_way
-    if rid is None or all(req.rid == rid for req in scheduler.waiting_queue):
-        return None
+    if rid is None:
+        return others or _slice(scheduler)
+    if not _waits(scheduler, rid) or not (others or any(req.rid != rid for req in scheduler.waiting_queue)):
+        return others
     from sglang.srt.managers.io_struct import AbortReq
 
-    return [*result, AbortReq(rid=rid)]
+    return [AbortReq(rid=rid), *others]
 
 
 def streaming(
@@ -83,7 +83,7 @@ def aborting(original: Callable[..., Any], scheduler: Any, abort_req: Any, req: 
 
 def _ended(rid: str, *, prefilled: bool) -> None:
     global _metrics
-    line().ended(rid, prefilled=prefilled)
+    line().ended(rid, time.monotonic(), prefilled=prefilled)
     if _metrics is None and get_observability().enable_metrics:
         _metrics = Counters("warm", _TEXTS, line().values)
     if _metrics is not None:
@@ -103,6 +103,12 @@ def _slice(scheduler: Any) -> list[Any]:
     request.sampling_params = copy.copy(item.sampling_params)
     request.input_ids = item.input_ids[: piece.end]
     return [request]
+
+
+def _waits(scheduler: Any, rid: str) -> bool:
+    """Whether a slice has not begun, or goes on in chunks."""
+    chunked = scheduler.chunked_req
+    return any(req.rid == rid for req in scheduler.waiting_queue) or (chunked is not None and chunked.rid == rid)
 
 
 def _is_ours(received: Any) -> bool:

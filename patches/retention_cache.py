@@ -16,8 +16,8 @@ from sglang_paste.schedule.keeper import Keeper
 from sglang_paste.schedule.policies import POLICIES
 
 # Room that is made beyond what an eviction is asked for: tokens for each hold, and at most this part of the cache.
-SLACK_TOKENS = 32
-SLACK_SHARE = 32
+SLACK_TOKENS = 8
+SLACK_SHARE = 256
 
 Targets = dict[ComponentType, tuple[ComponentType, int]]
 

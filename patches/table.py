@@ -306,11 +306,11 @@ WARMING = (
         function="intake:pulled",
     ),
     Hook(
-        target="sglang.srt.managers.scheduler.Scheduler._poll_timeout_aborts",
+        target="sglang.srt.managers.scheduler.Scheduler.init_request_dispatcher",
         kind="after",
         roles=("scheduler",),
         signature="(self)",
-        function="intake:polled",
+        function="intake:dispatching",
     ),
     Hook(
         target="sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer.stream_output",

@@ -7,6 +7,11 @@ from typing import Generic, TypeVar
 import msgspec
 
 SLICE_TOKENS = 1024
+# Who comes while a slice is under way waits for its end: it is to take no longer, whatever the engine can do.
+SLICE_S = 0.1
+LEAST_TOKENS = 64
+# Left to the session's own request: a product of one row, or of very few, is often computed in another way.
+LEFT_TOKENS = 16
 MAX_PARKED = 32
 PATIENCE_S = 60.0
 
@@ -32,11 +37,12 @@ class WarmLine(Generic[T]):
     """The prompts to be warmed on one engine, first come, first served. `T` is what the caller keeps of one.
 
     Bounded in number and time. A prompt whose slice was called off for real work keeps its place; one whose session
-    came back is dropped.
+    came back is dropped. Slices have at most `slice_tokens`, and as many as the engine was seen to prefill in SLICE_S.
     """
 
     def __init__(self, slice_tokens: int = SLICE_TOKENS, limit: int = MAX_PARKED, patience: float = PATIENCE_S) -> None:
         self._slice_tokens = slice_tokens
+        self._size = min(LEAST_TOKENS, slice_tokens)
         self._limit = limit
         self._patience = patience
         self._parked: OrderedDict[str, _Parked[T]] = OrderedDict()
@@ -58,10 +64,10 @@ class WarmLine(Generic[T]):
         return self._under_way.rid if self._under_way else None
 
     def park(self, rid: str, item: T, start: int, length: int, now: float) -> None:
-        """Take in a prompt of `length` tokens, of which the cache should have the first `start`. The oldest goes where
-        there are too many."""
-        if start < length:
-            self._parked[rid] = _Parked(item, start, length, now + self._patience)
+        """Take in a prompt of `length` tokens, of which the cache should have the first `start`; all but the last ones
+        are prefilled. The oldest goes where there are too many."""
+        if start < length - LEFT_TOKENS:
+            self._parked[rid] = _Parked(item, start, length - LEFT_TOKENS, now + self._patience)
         while len(self._parked) > self._limit:
             self._end(next(each for each in self._parked if each != self.under_way), "pushed out")
 
@@ -80,11 +86,11 @@ class WarmLine(Generic[T]):
             if parked.expires_at <= now:
                 self._end(rid, "expired")
                 continue
-            self._under_way = Slice(rid, min(parked.done + self._slice_tokens, parked.length), now)
+            self._under_way = Slice(rid, min(parked.done + self._size, parked.length), now)
             return self._under_way, parked.item
         return None
 
-    def ended(self, rid: str, *, prefilled: bool) -> int:
+    def ended(self, rid: str, now: float, *, prefilled: bool) -> int:
         """The engine is done with the slice of `rid`; returns the tokens that it added to the cache."""
         current = self._under_way
         if current is None or current.rid != rid:
@@ -95,9 +101,18 @@ class WarmLine(Generic[T]):
             return 0
         added, parked.done = current.end - parked.done, current.end
         self.tokens += added
+        self._size = self._fitting(added, now - current.given_at)
         if parked.done >= parked.length:
             self._end(rid, "done")
         return added
+
+    def _fitting(self, tokens: int, seconds: float) -> int:
+        """The size of the next slice, after one of so many tokens took so long: at most four times that. The short end
+        of a prompt says nothing."""
+        if tokens < self._size and seconds <= SLICE_S:
+            return self._size
+        size = round(tokens * min(SLICE_S / max(seconds, 1e-6), 4.0))
+        return min(max(size, LEAST_TOKENS), self._slice_tokens)
 
     def _end(self, rid: str, outcome: str) -> None:
         del self._parked[rid]

@@ -36,19 +36,20 @@ class Engine:
 
     def step(self, *received: Any) -> list[Any]:
         """What the scheduler gets to see when `received` came."""
-        local = intake.polled([], self)
         pulled = intake.pulled(list(received), None)
-        return [*(list(received) if pulled is None else pulled), *(local or [])]
+        return list(received) if pulled is None else pulled
 
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
     with (
-        mock.patch.object(intake, "_line", WarmLine(slice_tokens=100)),
+        mock.patch.object(intake, "_line", WarmLine(slice_tokens=50)),
         mock.patch.object(intake, "_scheduler", None),
         mock.patch.object(intake, "get_observability", return_value=SimpleNamespace(enable_metrics=False)),
     ):
-        yield Engine()
+        engine = Engine()
+        intake.dispatching(None, engine)
+        yield engine
 
 
 def ahead(rid: str = RID, length: int = 250, start: int | None = 50) -> Any:
@@ -81,7 +82,6 @@ def lengths(requests: list[Any]) -> list[int]:
 
 
 def test_slices_go_in_one_after_the_other(engine: Engine) -> None:
-    engine.step()
     seen = []
     given = engine.step(ahead())
     while given:
@@ -90,7 +90,7 @@ def test_slices_go_in_one_after_the_other(engine: Engine) -> None:
         assert streamed(request(finished=False), request("real")) != []
         assert [each.rid for each in streamed(request(), request("real"))] == ["real"]
         given = engine.step()
-    assert seen == [150, 250]
+    assert seen == [100, 150, 200, 234]
 
 
 def test_real_work_goes_first(engine: Engine) -> None:
@@ -107,29 +107,42 @@ def test_real_work_goes_first(engine: Engine) -> None:
     engine.running_batch.batch_is_full = True
     assert engine.step() == []
     engine.running_batch.batch_is_full = False
-    assert lengths(engine.step()) == [150]
+    assert lengths(engine.step()) == [100]
 
 
-def test_a_slice_under_way_is_aborted_for_real_work_and_done_again(engine: Engine) -> None:
-    engine.step()
+def test_a_slice_that_waits_is_aborted_for_real_work_and_done_again(engine: Engine) -> None:
     [piece] = engine.step(ahead())
-    engine.waiting_queue += [piece, real()]
-    [abort] = engine.step()
+    work = real()
+    engine.waiting_queue.append(piece)
+    assert engine.step() == []
+    # What comes with it is not to share its batch.
+    abort, came = engine.step(work)
     assert isinstance(abort, AbortReq)
     assert abort.rid == RID
+    assert came is work
+    engine.waiting_queue.append(work)
+    [again] = engine.step()
+    assert again.rid == RID
     told: list[Any] = []
     intake.aborting(lambda *args: told.append(args), engine, abort, piece)
     intake.aborting(lambda *args: told.append(args), engine, abort, real())
     assert len(told) == 1
     engine.waiting_queue.clear()
-    assert lengths(engine.step()) == [150]
+    assert lengths(engine.step()) == [100]
+
+
+def test_a_slice_that_runs_ends_unless_it_goes_on_in_chunks(engine: Engine) -> None:
+    [piece] = engine.step(ahead())
+    work = real()
+    assert engine.step(work) == [work]
+    engine.chunked_req = piece
+    assert [each.rid for each in engine.step(work)] == [RID, work.rid]
 
 
 def test_a_chunk_that_was_aborted_counts_for_nothing(engine: Engine) -> None:
-    engine.step()
     engine.step(ahead())
     assert streamed(request(reason="abort")) == []
-    assert lengths(engine.step()) == [150]
+    assert lengths(engine.step()) == [100]
 
 
 def test_a_session_that_is_back_takes_its_prompt_along(engine: Engine) -> None:
@@ -141,7 +154,7 @@ def test_a_session_that_is_back_takes_its_prompt_along(engine: Engine) -> None:
     engine.waiting_queue.clear()
     assert engine.step() == []
     # One whose slice is under way is aborted in the engine as well.
-    assert lengths(engine.step(ahead())) == [150]
+    assert lengths(engine.step(ahead())) == [100]
     assert engine.step(AbortReq(rid=RID)) == [gone]
 
 

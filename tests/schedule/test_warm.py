@@ -7,35 +7,52 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from sglang_paste.schedule.warm import WarmLine
+from sglang_paste.schedule.warm import LEAST_TOKENS, LEFT_TOKENS, SLICE_S, WarmLine
 
 
-def test_a_prompt_goes_in_slices_from_what_is_there() -> None:
+def test_a_prompt_goes_in_slices_from_what_is_there_but_for_its_end() -> None:
     line: WarmLine[str] = WarmLine(slice_tokens=100)
-    line.park("a", "prompt", start=1000, length=1250, now=0.0)
+    line.park("a", "prompt", start=1000, length=1250 + LEFT_TOKENS, now=0.0)
     ends = []
     while (given_ := line.next(0.0)) is not None:
         piece, item = given_
         assert item == "prompt"
         assert line.next(0.0) is None
         ends.append(piece.end)
-        assert line.ended("a", prefilled=True) == (50 if piece.end == 1250 else 100)
-    assert ends == [1100, 1200, 1250]
+        line.ended("a", 0.01, prefilled=True)
+    assert ends == [1000 + LEAST_TOKENS, 1100 + LEAST_TOKENS, 1250]
+    assert line.tokens == 250
     assert not line
+
+
+@given(st.floats(1.0, 1e5), st.integers(LEAST_TOKENS, 4096))
+def test_slices_take_no_longer_than_they_may(rate: float, most: int) -> None:
+    line: WarmLine[None] = WarmLine(slice_tokens=most, patience=1e9)
+    line.park("a", None, 0, 1_000_000, 0.0)
+    now, done = 0.0, 0
+    for _ in range(12):
+        found = line.next(now)
+        assert found is not None
+        tokens = found[0].end - done
+        assert LEAST_TOKENS <= tokens <= most
+        assert tokens <= max(LEAST_TOKENS, rate * SLICE_S + 1)
+        now, done = now + tokens / rate, found[0].end
+        line.ended("a", now, prefilled=True)
+    assert tokens >= min(most, rate * SLICE_S) - 1
 
 
 def test_what_was_called_off_is_done_again_and_what_is_dropped_is_not() -> None:
     line: WarmLine[None] = WarmLine(slice_tokens=10)
-    line.park("a", None, 0, 20, 0.0)
+    line.park("a", None, 0, 20 + LEFT_TOKENS, 0.0)
     line.next(0.0)
-    assert line.ended("a", prefilled=False) == 0
+    assert line.ended("a", 0.0, prefilled=False) == 0
     again = line.next(0.0)
     assert again is not None
     assert again[0].end == 10
     assert line.drop("a")
-    assert line.ended("a", prefilled=True) == 0
+    assert line.ended("a", 0.0, prefilled=True) == 0
     assert line.next(0.0) is None
-    line.park("b", None, 0, 20, 0.0)
+    line.park("b", None, 0, 20 + LEFT_TOKENS, 0.0)
     assert not line.drop("b")
     assert line.drop("c")
 
@@ -43,19 +60,19 @@ def test_what_was_called_off_is_done_again_and_what_is_dropped_is_not() -> None:
 def test_it_is_bounded_in_number_and_time() -> None:
     line: WarmLine[int] = WarmLine(limit=2, patience=10.0)
     for number in range(4):
-        line.park(str(number), number, 0, 5, float(number))
+        line.park(str(number), number, 0, 5 + LEFT_TOKENS, float(number))
     first = line.next(11.0)
     assert first is not None
     assert first[1] == 2
-    line.ended("2", prefilled=True)
+    line.ended("2", 0.0, prefilled=True)
     assert line.next(13.0) is None
 
 
 def test_a_slice_that_is_never_heard_of_again_blocks_nobody_for_ever() -> None:
     line: WarmLine[int] = WarmLine(patience=10.0)
-    line.park("lost", 0, 0, 5, 0.0)
+    line.park("lost", 0, 0, 5 + LEFT_TOKENS, 0.0)
     assert line.next(0.0) is not None
-    line.park("next", 1, 0, 5, 5.0)
+    line.park("next", 1, 0, 5 + LEFT_TOKENS, 5.0)
     assert line.next(9.0) is None
     found = line.next(10.5)
     assert found is not None
@@ -78,7 +95,7 @@ class Engine(RuleBasedStateMachine):
     def park(self, start: int, more: int) -> None:
         rid = f"r{len(self.lengths)}"
         self.lengths[rid], self.cached[rid] = start + more, start
-        self.line.park(rid, start, start, start + more, 0.0)
+        self.line.park(rid, start, start, start + more + LEFT_TOKENS, 0.0)
 
     @rule()
     def give(self) -> None:
@@ -92,7 +109,7 @@ class Engine(RuleBasedStateMachine):
     @rule(prefilled=st.booleans())
     def end(self, prefilled: bool) -> None:
         rid, end = self.running.pop()
-        self.line.ended(rid, prefilled=prefilled)
+        self.line.ended(rid, 0.0, prefilled=prefilled)
         if prefilled:
             self.cached[rid] = end
 
@@ -115,8 +132,8 @@ class TwoAtATime(WarmLine[int]):
 
 
 class ForgetsWhatIsDone(WarmLine[int]):
-    def ended(self, rid: str, *, prefilled: bool) -> int:
-        return super().ended(rid, prefilled=False)
+    def ended(self, rid: str, now: float, *, prefilled: bool) -> int:
+        return super().ended(rid, now, prefilled=False)
 
 
 def test_it_keeps_its_promises() -> None:
@@ -134,4 +151,4 @@ def test_a_broken_one_is_found_out(broken: type[WarmLine[int]]) -> None:
 def test_nothing_is_parked_that_is_all_there(start: int, length: int) -> None:
     line: WarmLine[None] = WarmLine()
     line.park("a", None, start, length, 0.0)
-    assert bool(line) == (start < length)
+    assert bool(line) == (start < length - LEFT_TOKENS)
