@@ -33,8 +33,8 @@ def line() -> WarmLine[Any]:
     return _line
 
 
-def dispatching(_result: None, scheduler: Any) -> None:
-    """After `Scheduler.init_request_dispatcher`: it is known whose requests these are."""
+def serve(scheduler: Any) -> None:
+    """The scheduler of this process is this one."""
     global _scheduler
     _scheduler = weakref.ref(scheduler)
 

@@ -1,15 +1,12 @@
 """The hooks by which sessions' KV is retained: what the scheduler's requests mean for it, and rank 0's decisions.
 
-Requests pass here on every rank in the same order. Only rank 0 reads a clock: what it decides joins the requests it
-received, the way SGLang's own time limits do, so that all ranks act on it in the same iteration.
+Requests pass here on every rank in the same order.
 """
 
 import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
-
-from sglang.utils import TypeBasedDispatcher
 
 from sglang_paste.boundary import Sink
 from sglang_paste.events import EngineEvent
@@ -126,28 +123,22 @@ def place_of(req: Any) -> Place | None:
     return getattr(req, ATTRIBUTE, None)
 
 
-def dispatching(_result: None, scheduler: Any) -> None:
-    """After `Scheduler.init_request_dispatcher`: standings have a place to go to."""
-
-    def apply(standing: Standing) -> None:
-        retention = of(scheduler)
-        if retention is not None:
-            retention.holds.apply(standing)
-
-    scheduler._request_dispatcher += TypeBasedDispatcher([(Standing, apply)])
+def apply(scheduler: Any, standing: Standing) -> None:
+    """What rank 0 made of the holds, on any rank."""
+    retention = of(scheduler)
+    if retention is not None:
+        retention.holds.apply(standing)
 
 
-def polled(result: list[Any], scheduler: Any) -> list[Any] | None:
-    """After `Scheduler._poll_timeout_aborts`, which only rank 0 calls: its standing goes the way of its aborts."""
+def decide(scheduler: Any, now: float) -> Standing | None:
+    """What rank 0 makes of the holds, where that has changed."""
     retention = of(scheduler)
     if retention is None or retention.keeper is None:
         return None
-    now = time.monotonic()
     directives = bus.sink("scheduler").receive()
     retention.tell(now)
     retention.note(lambda keeper: keeper.direct(directives))
-    standing = retention.note(lambda keeper: keeper.decide(retention.holds, now))
-    return [*result, standing] if standing else None
+    return retention.note(lambda keeper: keeper.decide(retention.holds, now)) or None
 
 
 def queued(scheduler: Any, req: Any, is_retracted: bool = False) -> None:

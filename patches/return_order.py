@@ -1,13 +1,12 @@
-"""The hooks that put waiting requests in the order of `schedule.order`: rank 0 decides, all ranks rearrange alike."""
+"""Waiting requests in the order of `schedule.order`: rank 0 decides, all ranks rearrange alike."""
 
 import time
 from typing import Any
 
 import msgspec
 from sglang.srt.managers.schedule_policy import CacheAgnosticPolicy
-from sglang.utils import TypeBasedDispatcher
 
-from sglang_paste.patches import bus, retention
+from sglang_paste.patches import retention
 from sglang_paste.patches.arm import settings
 from sglang_paste.schedule.order import Rates, Waiting, Weights, order
 
@@ -22,41 +21,25 @@ class Order(msgspec.Struct, frozen=True):
     rids: tuple[str, ...]
 
 
-class _Clock:
-    """When the order was looked at last, on rank 0."""
+class Ordering:
+    """Who waits on one scheduler, in order."""
 
-    next = 0.0
+    def __init__(self, scheduler: Any) -> None:
+        self._scheduler = scheduler
+        self._next = 0.0
 
-
-def dispatching(_result: None, scheduler: Any) -> None:
-    """After `Scheduler.init_request_dispatcher`: orders have a place to go to."""
-
-    def apply(wanted: Order) -> None:
+    def apply(self, wanted: Order) -> None:
+        """Rearrange those who wait, on any rank; who is not named stands behind the others."""
         places = {rid: place for place, rid in enumerate(wanted.rids)}
-        scheduler.waiting_queue.sort(key=lambda req: places.get(req.rid, len(places)))
+        self._scheduler.waiting_queue.sort(key=lambda req: places.get(req.rid, len(places)))
 
-    scheduler._request_dispatcher += TypeBasedDispatcher([(Order, apply)])
-
-
-def polled(result: list[Any], scheduler: Any) -> list[Any] | None:
-    """After `Scheduler._poll_timeout_aborts`, which only rank 0 calls: a better order of those who wait."""
-    queue = scheduler.waiting_queue
-    bus.sink("scheduler").load = _load(scheduler)
-    if len(queue) < 2 or not settings().return_bound or not _by_arrival(scheduler):
-        return None
-    now = time.monotonic()
-    if now < _Clock.next:
-        return None
-    _Clock.next = now + PERIOD_S
-    wanted = _wanted(scheduler, queue[:MAX_ORDERED])
-    return None if wanted is None else [*result, wanted]
-
-
-def _load(scheduler: Any) -> float:
-    """1 where requests wait, else the share of those that may run at once that do."""
-    return (
-        1.0 if scheduler.waiting_queue else len(scheduler.running_batch.reqs) / max(scheduler.max_running_requests, 1)
-    )
+    def decide(self, now: float) -> Order | None:
+        """A better order, on rank 0, every PERIOD_S at most."""
+        queue = self._scheduler.waiting_queue
+        if len(queue) < 2 or now < self._next or not settings().return_bound or not _by_arrival(self._scheduler):
+            return None
+        self._next = now + PERIOD_S
+        return _wanted(self._scheduler, queue[:MAX_ORDERED])
 
 
 def _by_arrival(scheduler: Any) -> bool:

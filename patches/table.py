@@ -268,20 +268,6 @@ RETENTION = (
         function="retention_cache:RetainingCache.reset",
     ),
     Hook(
-        target="sglang.srt.managers.scheduler.Scheduler.init_request_dispatcher",
-        kind="after",
-        roles=("scheduler",),
-        signature="(self)",
-        function="retention:dispatching",
-    ),
-    Hook(
-        target="sglang.srt.managers.scheduler.Scheduler._poll_timeout_aborts",
-        kind="after",
-        roles=("scheduler",),
-        signature="(self)",
-        function="retention:polled",
-    ),
-    Hook(
         target="sglang.srt.managers.scheduler.Scheduler._add_request_to_queue",
         kind="before",
         roles=("scheduler",),
@@ -306,13 +292,6 @@ WARMING = (
         function="intake:pulled",
     ),
     Hook(
-        target="sglang.srt.managers.scheduler.Scheduler.init_request_dispatcher",
-        kind="after",
-        roles=("scheduler",),
-        signature="(self)",
-        function="intake:dispatching",
-    ),
-    Hook(
         target="sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer.stream_output",
         kind="before",
         roles=("scheduler",),
@@ -328,20 +307,20 @@ WARMING = (
     ),
 )
 
-RETURN_ORDER = (
+ROUNDS = (
     Hook(
         target="sglang.srt.managers.scheduler.Scheduler.init_request_dispatcher",
         kind="after",
         roles=("scheduler",),
         signature="(self)",
-        function="return_order:dispatching",
+        function="rounds:dispatching",
     ),
     Hook(
         target="sglang.srt.managers.scheduler.Scheduler._poll_timeout_aborts",
         kind="after",
         roles=("scheduler",),
         signature="(self)",
-        function="return_order:polled",
+        function="rounds:polled",
     ),
 )
 
@@ -462,7 +441,7 @@ HOOKS: tuple[Hook, ...] = (
     *DELTA_TURNS,
     *RETENTION,
     *WARMING,
-    *RETURN_ORDER,
+    *ROUNDS,
     *DRAFTS,
     *DRAFT_SOURCES,
 )

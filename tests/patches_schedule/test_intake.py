@@ -48,7 +48,7 @@ def engine() -> Iterator[Engine]:
         mock.patch.object(intake, "get_observability", return_value=SimpleNamespace(enable_metrics=False)),
     ):
         engine = Engine()
-        intake.dispatching(None, engine)
+        intake.serve(engine)
         yield engine
 
 

@@ -1,6 +1,7 @@
 """The hooks of retention: which requests are held for whom, and how rank 0's word reaches every rank."""
 
 import logging
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,6 @@ from sglang_paste.session.note import KEY, write
 pytestmark = pytest.mark.host
 
 from sglang.srt.managers.schedule_batch import FINISH_ABORT  # noqa: E402
-from sglang.utils import TypeBasedDispatcher  # noqa: E402
 
 from sglang_paste.patches import bus, retention, retention_cache  # noqa: E402
 from sglang_paste.patches.retention_cache import RetainingCache  # noqa: E402
@@ -46,7 +46,7 @@ def inbox(monkeypatch: pytest.MonkeyPatch) -> list[EngineDirective]:
 
 
 def scheduler(world: World) -> Any:
-    return SimpleNamespace(tree_cache=world.cache, _request_dispatcher=TypeBasedDispatcher([]))
+    return SimpleNamespace(tree_cache=world.cache)
 
 
 def noted(world: World, tokens: list[int], *, ahead: int | None = None, note: str | None = None) -> Any:
@@ -116,30 +116,26 @@ def test_what_is_prefilled_ahead_is_held_with_what_it_continues(world: World) ->
     assert [branch.state for branch in session.branches.values()] == ["idle"]
 
 
-def test_rank_0_speaks_to_all_ranks(world: World, inbox: list[EngineDirective]) -> None:
+def test_what_rank_0_decides_is_applied_on_all_ranks(world: World, inbox: list[EngineDirective]) -> None:
     turn(world, TEXT)
-    host = scheduler(world)
-    retention.dispatching(None, host)
-    said = retention.polled(["abort"], host)
-    assert said
-    assert said[0] == "abort"
-    host._request_dispatcher(said[1])
+    standing = retention.decide(scheduler(world), time.monotonic())
+    assert standing
+    retention.apply(scheduler(world), standing)
     assert 0 < world.held()[0].value < 1e9
 
 
 def test_a_rank_without_a_keeper_says_nothing(world: World, inbox: list[EngineDirective]) -> None:
     turn(world, TEXT)
     world.retention.keeper = None
-    assert retention.polled([], scheduler(world)) is None
+    assert retention.decide(scheduler(world), time.monotonic()) is None
 
 
 def test_a_release_by_the_side_process_ends_the_hold(world: World, inbox: list[EngineDirective]) -> None:
     turn(world, TEXT)
-    host = scheduler(world)
-    retention.dispatching(None, host)
     inbox.append(Release(tenant=WHOSE.tenant, session=WHOSE.session, time=0.0))
-    for standing in retention.polled([], host) or ():
-        host._request_dispatcher(standing)
+    standing = retention.decide(scheduler(world), time.monotonic())
+    assert standing
+    retention.apply(scheduler(world), standing)
     assert not world.held()
 
 
@@ -149,7 +145,7 @@ def test_a_keeper_that_fails_is_done_without(
     turn(world, TEXT)
     monkeypatch.setattr(world.keeper.book, "direct", lambda directives: 1 / 0)
     with caplog.at_level(logging.CRITICAL):
-        assert retention.polled([], scheduler(world)) is None
+        assert retention.decide(scheduler(world), time.monotonic()) is None
     assert world.retention.keeper is None
     assert world.held()
     turn(world, [*TEXT, *range(500, 520)])

@@ -21,7 +21,7 @@ with warnings.catch_warnings():
     from sglang.srt.managers.schedule_policy import CacheAgnosticPolicy, CacheAwarePolicy
     from sglang.utils import TypeBasedDispatcher
 
-    from sglang_paste.patches import return_order
+    from sglang_paste.patches import intake, rounds
     from sglang_paste.patches.retention import ATTRIBUTE, Place
     from sglang_paste.patches.return_order import Order
 
@@ -40,11 +40,12 @@ class Rank:
         self.metrics_reporter = SimpleNamespace(last_input_throughput=1000.0, last_gen_throughput=0.0)
         self.running_batch = SimpleNamespace(reqs=[None])
         self._request_dispatcher = TypeBasedDispatcher([])
-        return_order.dispatching(None, self)
+        self.tree_cache = SimpleNamespace()
+        rounds.dispatching(None, self)
 
     def step(self) -> list[Any]:
         """What the rank that decides says at the beginning of an iteration."""
-        return return_order.polled([], self) or []
+        return rounds.polled([], self) or []
 
     def take(self, messages: list[Any]) -> list[str]:
         """The ids of the queue after an iteration's messages."""
@@ -58,7 +59,7 @@ def process() -> Any:
     settings = Settings(tool_config=None, gateway_host="", gateway_port=0, run_dir="", state_dir="", return_bound=5.0)
     side = MemorySide()
     bus.use(bus.BusSink("scheduler", side.connect("scheduler")))
-    with mock.patch.object(arm, "_held", settings), mock.patch.object(return_order._Clock, "next", 0.0):
+    with mock.patch.object(arm, "_held", settings), mock.patch.object(intake, "_scheduler", None):
         yield
     bus.use(None)
     side.close()
@@ -125,6 +126,14 @@ def test_an_order_that_somebody_chose_is_left_alone() -> None:
     rank.enable_priority_scheduling = True
     assert rank.step() == []
     assert Rank(requests[:1]).step() == []
+
+
+def test_what_came_by_itself_stays_and_is_looked_at_once_in_a_while() -> None:
+    rank = Rank([waiting("a", 1.0), waiting("c", 0.1, "s", expecting("s"))])
+    abort = SimpleNamespace(rid="late")
+    assert rounds.polled([abort], rank) == [abort, Order(("c", "a"))]
+    assert rank.step() == []
+    assert Rank(rank.waiting_queue).step() == [Order(("c", "a"))]
 
 
 def test_the_side_process_hears_how_loaded_the_engine_is() -> None:
