@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sglang.srt.runtime_context import get_observability
+from sglang.srt.sampling.sampling_params import TOP_K_ALL
 
 from sglang_paste.patches.arm import settings
 from sglang_paste.patches.counters import Counters
@@ -100,9 +101,18 @@ def _slice(scheduler: Any) -> list[Any]:
         return []
     piece, item = given
     request = copy.copy(item)
-    request.sampling_params = copy.copy(item.sampling_params)
+    request.sampling_params = _sampling(scheduler, item.sampling_params)
     request.input_ids = item.input_ids[: piece.end]
     return [request]
+
+
+def _sampling(scheduler: Any, given: Any) -> Any:
+    """How a slice's token, which nobody sees, is sampled: greedily beside requests that all are. After one whose tokens
+    are drawn, SGLang draws those of all who ran beside it, and of equal logits another wins."""
+    sampling, running = copy.copy(given), scheduler.running_batch
+    info = None if running.is_empty() else running.sampling_info
+    sampling.top_k = 1 if info is None or info.is_all_greedy else TOP_K_ALL
+    return sampling
 
 
 def _waits(scheduler: Any, rid: str) -> bool:

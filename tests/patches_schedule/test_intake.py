@@ -31,7 +31,7 @@ class Engine:
     def __init__(self) -> None:
         self.waiting_queue: list[Any] = []
         self.chunked_req: Any = None
-        self.running_batch = SimpleNamespace(batch_is_full=False)
+        self.running_batch = SimpleNamespace(batch_is_full=False, sampling_info=None, is_empty=lambda: True)
         self.grammar_manager = SimpleNamespace(has_waiting_grammars=lambda: False)
 
     def step(self, *received: Any) -> list[Any]:
@@ -91,6 +91,14 @@ def test_slices_go_in_one_after_the_other(engine: Engine) -> None:
         assert [each.rid for each in streamed(request(), request("real"))] == ["real"]
         given = engine.step()
     assert seen == [100, 150, 200, 234]
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_a_slice_is_sampled_as_those_it_runs_beside(engine: Engine, greedy: bool) -> None:
+    engine.running_batch.is_empty = lambda: False
+    engine.running_batch.sampling_info = SimpleNamespace(is_all_greedy=greedy)
+    [piece] = engine.step(ahead())
+    assert (piece.sampling_params.top_k == 1) == greedy
 
 
 def test_real_work_goes_first(engine: Engine) -> None:

@@ -253,7 +253,7 @@ class Engine:
             yield from self._work(self._service.prefill.seconds(new, there))
             self.cache.path(session).users -= 1
             self.cache.extend(session, slice.end, new)
-        self.warm.ended(slice.rid, prefilled=taken or not new)
+        self.warm.ended(slice.rid, self._env.now, prefilled=taken or not new)
         if not taken and new:
             self.warm.drop(slice.rid)
         return True
