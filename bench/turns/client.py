@@ -56,6 +56,10 @@ class Agent:
         """How many turns the script has."""
         return len(self._steps)
 
+    def arrive(self) -> None:
+        """Begin: the first step is as far away from now as it says."""
+        self._came_back = time.monotonic()
+
     def wait(self) -> None:
         """Be away for as long as the tool runs."""
         step = self._steps[len(self.turns)]

@@ -123,6 +123,7 @@ def _together(agents: Sequence[Agent], *, burst: bool) -> None:
 
     def session(agent: Agent) -> None:
         try:
+            agent.arrive()
             for number in range(agent.length):
                 agent.wait()
                 if burst and number:

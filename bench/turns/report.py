@@ -30,14 +30,12 @@ def summary(rows: Sequence[Row]) -> dict[str, float | None]:
         return statistics.median(row.overhead_s for row in found)
 
     pressed = [row for row in rows if row.pool == "pressure"]
-    gain = None
-    if pressed:
-        gain = round(hit_rate(_side(pressed, OURS)) - hit_rate(_side(pressed, STOCK)), 1)
     return {
         "ttft_ratio_6": median_ttft("fix-6"),
         "ttft_ratio_35": median_ttft("coding-35"),
         "overhead_ratio_100k": _ratio([row for row in rows if row.prompt >= LONG], overhead),
-        "hit_rate_gain_points": gain,
+        "hit_rate_gain_points": _gain([row for row in pressed if row.scenario != "strangers"]),
+        "hit_rate_gain_points_strangers": _gain([row for row in pressed if row.scenario == "strangers"]),
         "burst_p99_ratio": _ratio(_of(rows, "burst-8", "pressure"), _p99),
         "burst_p99_ratio_room": _ratio(_of(rows, "burst-8", "room"), _p99),
     }
@@ -47,6 +45,10 @@ def hit_rate(rows: Iterable[Row]) -> float:
     """Per cent of the prompts' tokens that were cached, in turns after a session's first."""
     found = [row for row in rows if row.turn]
     return 100 * sum(row.cached for row in found) / max(1, sum(row.prompt for row in found))
+
+
+def _gain(rows: Sequence[Row]) -> float | None:
+    return round(hit_rate(_side(rows, OURS)) - hit_rate(_side(rows, STOCK)), 1) if rows else None
 
 
 def show(found: Sequence[Group]) -> None:

@@ -1,4 +1,5 @@
-"""What is played: the scenarios, each with room for everything and with a pool of 40 % of its working set."""
+"""What is played: the scenarios, each with room for everything and with a pool of 40 % of its working set; and agents
+whose tests run for seconds, among requests of others that pass through such a pool meanwhile."""
 
 import random
 from collections.abc import Sequence
@@ -7,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from bench.turns import kvtrace
-from bench.turns.script import Script, sizes, write
+from bench.turns.script import Script, Step, sizes, write
 from bench.turns.session import text
 
 Pace = Literal["alternating", "interleaved", "burst"]
@@ -52,6 +53,7 @@ def scenarios(size: Size, traces: Sequence[kvtrace.Trace]) -> list[Scenario]:
     traced = kvtrace.scripts(traces, size.trace_turns, WORKING_SET)
     # Like recorded ones: most of the prompt is there from the start, and half of the results are under 200 tokens.
     coding = _alone("coding", 0, size.turns, size.longest - 20_000, size.longest)
+    testing = _together("tests", 3, 6, 2_000, 9_000, tools=("run_tests",))
     room = [
         *(Scenario("fix-6", "room", "alternating", (_alone("fix", n, 6, 3_000, 8_000),)) for n in range(size.fixes)),
         Scenario("coding-35", "room", "alternating", (coding,)),
@@ -65,6 +67,7 @@ def scenarios(size: Size, traces: Sequence[kvtrace.Trace]) -> list[Scenario]:
         Scenario("agents-3x5", "pressure", "interleaved", _together("agents", 3, 5, 4_000, WORKING_SET)),
         *(Scenario("burst-8", "pressure", "burst", burst) for burst in bursts),
         Scenario("kvtrace", "pressure", "interleaved", traced),
+        Scenario("strangers", "pressure", "interleaved", (*testing, *_strangers(35, 0.4, 2_500))),
     ]
     return room + pressure
 
@@ -74,9 +77,19 @@ def _alone(name: str, number: int, turns: int, first: int, last: int, **given: A
     return write(seed, sizes(seed, turns, last - first), first=first, **given)
 
 
-def _together(name: str, count: int, turns: int, first: int, all_of_them: int) -> tuple[Script, ...]:
+def _together(name: str, count: int, turns: int, first: int, all_of_them: int, **given: Any) -> tuple[Script, ...]:
     """Sessions that share half of their first prompts, and end at so many tokens together."""
     shared = first // 2
     system = text(random.Random(name), shared)
     last = shared + (all_of_them - shared) // count
-    return tuple(_alone(name, number, turns, first, last, system=system) for number in range(count))
+    return tuple(_alone(name, number, turns, first, last, system=system, **given) for number in range(count))
+
+
+def _strangers(count: int, seconds: float, tokens: int) -> tuple[Script, ...]:
+    """Single requests of so many tokens that share nothing but the tools, so many seconds one after the other."""
+    scripts = (write(f"stranger {number}", (), first=tokens) for number in range(count))
+    return tuple(
+        Script(script.system, (Step(step.arrives, step.answer, number * seconds),))
+        for number, script in enumerate(scripts)
+        for step in script.steps
+    )

@@ -54,9 +54,17 @@ class Script(msgspec.Struct, frozen=True):
     steps: tuple[Step, ...]
 
 
-def write(seed: str, growth: Sequence[int], *, first: int, said: int = 0, system: str | None = None) -> Script:
+def write(
+    seed: str,
+    growth: Sequence[int],
+    *,
+    first: int,
+    said: int = 0,
+    system: str | None = None,
+    tools: Sequence[str] = _CALLED,
+) -> Script:
     """A session whose first prompt has about `first` tokens, half of them in its system prompt, whose following results
-    have these, and whose answers say about `said` before they call."""
+    have these, and whose answers say about `said` before they call one of `tools`."""
     source = random.Random(seed)
     system = text(source, first // 2) if system is None else system
     steps: list[Step] = []
@@ -64,7 +72,7 @@ def write(seed: str, growth: Sequence[int], *, first: int, said: int = 0, system
     # The tools are in the first prompt as well.
     for number, size in enumerate((max(first // 2 - _TOOLS, 25), *growth)):
         last = number == len(growth)
-        tool = source.choice(_CALLED)
+        tool = source.choice(tools)
         call = None if last else (tool, json.dumps({"path": f"src/{source.randrange(1000)}.py"}))
         answer = "I look at what comes next." + (f"\n{text(source, said)}" if said else "")
         steps.append(Step(text(source, size), answer, absence, call))

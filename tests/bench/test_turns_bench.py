@@ -41,6 +41,7 @@ def test_both_sides_get_the_same_sessions_every_time() -> None:
     assert turns["coding-35", "room"] == [35]
     assert turns["agents-3x5", "pressure"] == [5, 5, 5]
     assert len(turns["burst-8", "pressure"]) == 8
+    assert turns["strangers", "pressure"] == [6, 6, 6, *[1] * 35]
     for each in scenarios(QUICK, traces):
         for script in each.scripts:
             assert all(step.call for step in script.steps[:-1])
@@ -70,6 +71,7 @@ def test_ratios_are_stock_through_ours_and_hit_rates_are_in_points() -> None:
     found = report.summary(rows)
     assert found["ttft_ratio_6"] == 2.0
     assert found["hit_rate_gain_points"] == 50.0
+    assert found["hit_rate_gain_points_strangers"] is None
     assert found["overhead_ratio_100k"] == 20.0
     assert found["ttft_ratio_35"] is None
 
