@@ -112,7 +112,11 @@ def _split(turn: Turn, stamps: Stamps) -> dict[str, float]:
 
 
 def _alternate(agents: Sequence[Agent], turns: int) -> None:
-    for number in range(turns):
+    """Turn by turn on one side and then on the other; the first, in which both prefill all of it, on both at once."""
+    with ThreadPoolExecutor(len(agents)) as pool:
+        for done in [pool.submit(agent.turn) for agent in agents]:
+            done.result()
+    for number in range(1, turns):
         for agent in agents if number % 2 else reversed(agents):
             agent.wait()
             agent.turn()

@@ -43,7 +43,7 @@ class Size(msgspec.Struct, frozen=True):
     longest: int
 
 
-QUICK = Size(fixes=4, bursts=1, turns=35, trace_turns=6, longest=104_000)
+QUICK = Size(fixes=4, bursts=1, turns=35, trace_turns=6, longest=102_000)
 FULL = Size(fixes=12, bursts=8, turns=35, trace_turns=16, longest=120_000)
 
 
