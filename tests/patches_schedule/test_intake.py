@@ -43,7 +43,7 @@ class Engine:
 @pytest.fixture
 def engine() -> Iterator[Engine]:
     with (
-        mock.patch.object(intake, "_line", WarmLine(slice_tokens=50)),
+        mock.patch.object(intake, "_line", WarmLine(slice_tokens=16)),
         mock.patch.object(intake, "_scheduler", None),
         mock.patch.object(intake, "get_observability", return_value=SimpleNamespace(enable_metrics=False)),
     ):
@@ -90,7 +90,7 @@ def test_slices_go_in_one_after_the_other(engine: Engine) -> None:
         assert streamed(request(finished=False), request("real")) != []
         assert [each.rid for each in streamed(request(), request("real"))] == ["real"]
         given = engine.step()
-    assert seen == [100, 150, 200, 234]
+    assert seen == [*range(66, 234, 16), 234]
 
 
 @pytest.mark.parametrize("greedy", [True, False])
@@ -115,7 +115,7 @@ def test_real_work_goes_first(engine: Engine) -> None:
     engine.running_batch.batch_is_full = True
     assert engine.step() == []
     engine.running_batch.batch_is_full = False
-    assert lengths(engine.step()) == [100]
+    assert lengths(engine.step()) == [66]
 
 
 def test_a_slice_that_waits_is_aborted_for_real_work_and_done_again(engine: Engine) -> None:
@@ -136,7 +136,7 @@ def test_a_slice_that_waits_is_aborted_for_real_work_and_done_again(engine: Engi
     intake.aborting(lambda *args: told.append(args), engine, abort, real())
     assert len(told) == 1
     engine.waiting_queue.clear()
-    assert lengths(engine.step()) == [100]
+    assert lengths(engine.step()) == [66]
 
 
 def test_a_slice_that_runs_ends_unless_it_goes_on_in_chunks(engine: Engine) -> None:
@@ -150,7 +150,7 @@ def test_a_slice_that_runs_ends_unless_it_goes_on_in_chunks(engine: Engine) -> N
 def test_a_chunk_that_was_aborted_counts_for_nothing(engine: Engine) -> None:
     engine.step(ahead())
     assert streamed(request(reason="abort")) == []
-    assert lengths(engine.step()) == [100]
+    assert lengths(engine.step()) == [66]
 
 
 def test_a_session_that_is_back_takes_its_prompt_along(engine: Engine) -> None:
@@ -162,7 +162,7 @@ def test_a_session_that_is_back_takes_its_prompt_along(engine: Engine) -> None:
     engine.waiting_queue.clear()
     assert engine.step() == []
     # One whose slice is under way is aborted in the engine as well.
-    assert lengths(engine.step(ahead())) == [100]
+    assert lengths(engine.step(ahead())) == [66]
     assert engine.step(AbortReq(rid=RID)) == [gone]
 
 
