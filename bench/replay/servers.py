@@ -30,9 +30,10 @@ _OFF: dict[Part, tuple[str, ...]] = {
     "turns": ("--tool-session-memory", "0"),
     "retention": ("--tool-retention-budget", "0"),
     "order": ("--tool-return-bound", "0"),
+    "warm": ("--tool-warm-slice", "0"),
 }
 _NGRAM = ("--speculative-algorithm", "NGRAM")
-_ON: dict[Part, tuple[str, ...]] = {"warm": ("--tool-warm-slice", "512"), "drafts": _NGRAM}
+_ON: dict[Part, tuple[str, ...]] = {"drafts": _NGRAM}
 # Recorded tools wait instead of working, so that more of them may run early than there are cores.
 LIMITS = Limits(speculative=8, per_session=3, per_tool=8)
 _SCHEDULER = "sglang::scheduler"
