@@ -36,8 +36,9 @@ class _Parked(msgspec.Struct, Generic[T]):
 class WarmLine(Generic[T]):
     """The prompts to be warmed on one engine, first come, first served. `T` is what the caller keeps of one.
 
-    Bounded in number and time. A prompt whose slice was called off for real work keeps its place; one whose session
-    came back is dropped. Slices have at most `slice_tokens`, and as many as the engine was seen to prefill in SLICE_S.
+    Bounded in number, and in time without progress. A prompt whose slice was called off for real work keeps its place;
+    one whose session came back is dropped. Slices have at most `slice_tokens`, and as many as the engine was seen to
+    prefill in SLICE_S.
     """
 
     def __init__(self, slice_tokens: int = SLICE_TOKENS, limit: int = MAX_PARKED, patience: float = PATIENCE_S) -> None:
@@ -99,7 +100,7 @@ class WarmLine(Generic[T]):
         parked = self._parked.get(rid)
         if parked is None or not prefilled:
             return 0
-        added, parked.done = current.end - parked.done, current.end
+        added, parked.done, parked.expires_at = current.end - parked.done, current.end, now + self._patience
         self.tokens += added
         self._size = self._fitting(added, now - current.given_at)
         if parked.done >= parked.length:
