@@ -5,14 +5,20 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from real_server import Server, running_server
+from xdist.scheduler import LoadScopeScheduling
 
 VERDICT = pytest.StashKey[int]()
 SLOW = ("host", "e2e", "chaos")
-SERVER = "server"
+# These use the one server with the real model, so that one process takes them all.
+ONE_SERVER = ("tests/e2e/test_clients.py", "tests/e2e/test_mined.py", "tests/e2e/test_turns.py")
+ONE_SERVER += ("tests/chaos/test_side_process.py",)
+# Of these each test may go to another process.
+SPREAD = ("tests/speculate/test_ledger_machine.py", "tests/patches/test_start.py")
 
 if importlib.util.find_spec("sglang_paste_cpu"):
     os.environ |= {"SGLANG_USE_CPU_ENGINE": "1", "HF_HUB_OFFLINE": "1"}
@@ -23,17 +29,26 @@ settings.register_profile("paste", deadline=None, derandomize="CI" in os.environ
 settings.load_profile("paste")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A mistake shows before a server is started for it. Where several processes share the work, the tests of one
-    server stay together, as those of one file do, and begin at once: they take longest."""
+    """A mistake shows before a server is started for it; but several processes begin with what takes longest."""
+    wrong = [item.nodeid for item in items if "server" in item.fixturenames and item.location[0] not in ONE_SERVER]
+    assert not wrong, f"these use the server, and their files are missing from ONE_SERVER: {wrong}"
     items.sort(key=lambda item: max((SLOW.index(m) + 1 for m in SLOW if item.get_closest_marker(m)), default=0))
     if "PYTEST_XDIST_WORKER" in os.environ:
-        for item in items:
-            group = SERVER if SERVER in item.fixturenames else item.location[0]
-            if not item.get_closest_marker("spread"):
-                item.add_marker(pytest.mark.xdist_group(group))
-        items.sort(key=lambda item: SERVER not in item.fixturenames)
+        items.sort(key=lambda item: item.location[0] not in ONE_SERVER)
+
+
+class Sharing(LoadScopeScheduling):
+    """How several processes share the tests: by file, but for those that stand above."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return nodeid if file in SPREAD else "server" if file in ONE_SERVER else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:
+    return Sharing(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from tiny_server import TinyServer, tiny_server
 
-pytestmark = [pytest.mark.e2e, pytest.mark.spread, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 ON = "--enable-tool-speculation"
 

@@ -21,8 +21,6 @@ from sglang_paste.speculate.epochs import Footprint
 from sglang_paste.speculate.journal import Begun, Journal
 from sglang_paste.speculate.ledger import Ledger
 
-pytestmark = pytest.mark.spread
-
 
 class ForgetsTheEpochAtJoin(Ledger):
     def _squash(self, writes: Footprint, now: float) -> list[Entry]:
