@@ -42,7 +42,7 @@ ASSUMED = Foresight(
 
 
 def measured(rows: Sequence[Row]) -> Foresight | None:
-    """What the rows of F say; None without them."""
+    """What the rows of F say; None without them. Drafts of runs that were not played are as assumed."""
     tasks = [row for row in rows if isinstance(row, Task) and row.place.run == "F"]
     early = [each for row in rows if isinstance(row, Block) and row.place.run == "F" for each in row.early]
     calls = [call for task in tasks for call in task.calls if call.effect != "write"]
@@ -61,7 +61,7 @@ def measured(rows: Sequence[Row]) -> Foresight | None:
         right={kind: moments.count(kind) / len(calls) for kind in kinds},
         wrong=len(wrong) / len(calls),
         odds=tuple(wrong[:1024]) or (0.3,),
-        accept={run: _accept(rows, run) for run in ("A2", "C", "F")},
+        accept={run: _accept(rows, run) or assumed for run, assumed in ASSUMED.accept.items()},
     )
 
 
@@ -154,10 +154,11 @@ def _guesses(use: Use, foresight: Foresight, chance: random.Random) -> tuple[Gue
     return tuple(found)
 
 
-def _accept(rows: Sequence[Row], run: Run) -> float:
+def _accept(rows: Sequence[Row], run: Run) -> float | None:
+    """Tokens of a decode step; None where the run was not played."""
     turns = [turn for row in rows if isinstance(row, Task) and row.place.run == run for turn in row.turns]
     steps = sum(turn.steps for turn in turns)
-    return max(sum(turn.output - 1 for turn in turns) / steps, 1.0) if steps else 1.0
+    return max(sum(turn.output - 1 for turn in turns) / steps, 1.0) if steps else None
 
 
 def _lognormal(chance: random.Random, median: float, high: float) -> float:

@@ -5,6 +5,7 @@ from statistics import fmean, median
 
 import msgspec
 import pytest
+from replay_rows import example
 from simulated import OPTIONS, SERVICE, at, one_turn, session, tasks_of
 
 from bench.replay.report.page import page
@@ -13,7 +14,7 @@ from bench.replay.simulate.hardware import h100_8b
 from bench.replay.simulate.play import Fleet, play
 from bench.replay.simulate.run import Simulated, as_json
 from bench.replay.simulate.server import Options
-from bench.replay.simulate.shapes import ASSUMED, made_up, policies, prepared
+from bench.replay.simulate.shapes import ASSUMED, made_up, measured, policies, prepared
 from bench.replay.simulate.workload import Step
 
 
@@ -115,3 +116,13 @@ def test_a_small_fleet_from_end_to_end() -> None:
     assert as_json(found)["sim_error_pct"] is None
     html = page("Simulated", "", found.sections)
     assert "F gains most at" in html
+
+
+def test_foresight_is_what_the_rows_say_and_drafts_of_runs_that_were_not_played_are_assumed() -> None:
+    found = measured(example())
+    assert found is not None
+    assert sum(found.right.values()) == pytest.approx(4 / 12)
+    assert found.wrong == pytest.approx(2 / 12)
+    assert found.odds == (0.3, 0.3)
+    assert found.accept == {"A2": ASSUMED.accept["A2"], "C": ASSUMED.accept["C"], "F": 1.0}
+    assert measured([row for row in example() if row.place.run == "A"]) is None
