@@ -2,6 +2,9 @@
 
 from sglang_paste.draft.hints import Hints
 
+# What an answer's `meta_info` says of its drafts: accepted tokens by source.
+ACCEPTED = "paste_accepted_drafts"
+
 _hints = Hints()
 
 

@@ -9,8 +9,8 @@ from sglang.srt.managers.scheduler_components.output_streamer import SchedulerOu
 
 from sglang_paste.draft.hints import Source
 from sglang_paste.patches.counters import Counters
+from sglang_paste.patches.draft_hints import ACCEPTED as KEY
 
-KEY = "paste_accepted_drafts"
 PERIOD_S = 1.0
 _TEXTS = {
     "verified_tokens": ("source", "Drafted tokens that were verified, by where they came from."),
@@ -46,8 +46,9 @@ class Streamer(SchedulerOutputStreamer):  # type: ignore[misc]
 
     has_additional_customized_info = True
 
-    def build_additional_customized_info(self, reqs: Sequence[Any]) -> dict[str, list[dict[str, int]]]:
-        return {KEY: [accepted_of(req) for req in reqs]}
+    def build_additional_customized_info(self, reqs: Sequence[Any]) -> dict[str, list[list[dict[str, int]]]]:
+        # The tokenizer process adds up lists; `tokenizer_manager:counted` makes one of them.
+        return {KEY: [[accepted_of(req)] if req.finished() else [] for req in reqs]}
 
     def is_request_level_customized_info_key(self, key: str) -> bool:
         return key == KEY

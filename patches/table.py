@@ -177,6 +177,13 @@ BOUNDARIES = (
         signature="(self, obj, input_text, input_ids, input_embeds=None, mm_inputs=None, token_type_ids=None)",
         function="tokenizer_manager:tokenized",
     ),
+    Hook(
+        target="sglang.srt.managers.tokenizer_manager.TokenizerManager.update_request_meta_info",
+        kind="after",
+        roles=("main",),
+        signature="(self, meta_info, state, customized_info, index, finish_reason)",
+        function="tokenizer_manager:counted",
+    ),
 )
 
 DELTA_TURNS = (

@@ -1,4 +1,4 @@
-"""The hook of the tokenizer manager, through which every request goes."""
+"""The hooks of the tokenizer manager, through which every request and every answer goes."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import msgspec
 
 from sglang_paste.calls import SessionId
 from sglang_paste.patches.api_turn import SESSIONS, tenant_of
+from sglang_paste.patches.draft_hints import ACCEPTED
 from sglang_paste.session import Note
 from sglang_paste.session.note import KEY, OwnText, write
 
@@ -28,6 +29,12 @@ def tokenized(result: Any, manager: Any, obj: Any, *args: Any, **kwargs: Any) ->
     elif asked is not None and manager.server_args.tool_call_parser:
         custom[KEY] = str(write(_note(obj, asked)))
     result.sampling_params.custom_params = custom or None
+
+
+def counted(_result: None, manager: Any, meta_info: dict[str, Any], *args: Any) -> None:
+    """After `update_request_meta_info`: what SGLang collects in a list as it comes is one object of an answer's end."""
+    if ACCEPTED in meta_info:
+        meta_info[ACCEPTED] = meta_info[ACCEPTED][-1] if meta_info[ACCEPTED] else {}
 
 
 def _note(obj: Any, asked: Any) -> Note:
