@@ -1,4 +1,5 @@
-"""`python -m bench.forced`: answers are the scripted ones, on stock SGLang, on the same with NGRAM, and on ours.
+"""`python -m bench.forced`: answers are the scripted ones, on stock SGLang, on the same with NGRAM, and on ours without
+and with drafts.
 
 No speed: prompts in chunks, requests retracted all the time, scripts of any ids, sampled and greedy, free requests
 beside them, and a grammar that forbids a script.
@@ -25,7 +26,12 @@ _CHUNKS = ("--chunked-prefill-size", "128")
 
 
 def main() -> int:
-    sides: dict[str, Sequence[str]] = {"stock": _CHUNKS, "ngram": (*_CHUNKS, *NGRAM), "ours": (*_CHUNKS, *OURS)}
+    sides: dict[str, Sequence[str]] = {
+        "stock": _CHUNKS,
+        "ngram": (*_CHUNKS, *NGRAM),
+        "ours": (*_CHUNKS, *OURS),
+        "drafts": (*_CHUNKS, *OURS, *NGRAM),
+    }
     with (
         tempfile.TemporaryDirectory(prefix="forced-") as folder,
         servers(Path(folder), POOL, sides, variables=RETRACTING) as running,
