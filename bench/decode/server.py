@@ -18,7 +18,7 @@ from bench.ports import free_ports
 
 MODEL = ROOT / ".cache" / "models" / "smollm2-135m"
 OURS = "--enable-tool-speculation"
-DEADLINE_S = 400.0
+DEADLINE_S = 600.0
 
 
 class Server(msgspec.Struct, frozen=True):
