@@ -32,7 +32,8 @@ settings.load_profile("paste")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A mistake shows before a server is started for it; but several processes begin with what takes longest."""
     wrong = [item.nodeid for item in items if "server" in item.fixturenames and item.location[0] not in ONE_SERVER]
-    assert not wrong, f"these use the server, and their files are missing from ONE_SERVER: {wrong}"
+    if wrong:
+        raise pytest.UsageError(f"these use the server, and their files are missing from ONE_SERVER: {wrong}")
     items.sort(key=lambda item: max((SLOW.index(m) + 1 for m in SLOW if item.get_closest_marker(m)), default=0))
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: item.location[0] not in ONE_SERVER)

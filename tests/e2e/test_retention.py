@@ -24,12 +24,12 @@ TOOL = {
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyServer]:
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyServer]:
     folder = tmp_path_factory.mktemp("retention")
     flags = ["--enable-tool-speculation", "--tool-state-dir", str(folder / "state"), "--enable-metrics"]
     flags += ["--enable-cache-report", "--max-total-tokens", str(POOL)]
-    with tiny_server(folder / "log", *flags) as server:
-        yield server
+    with tiny_server(folder / "log", *flags) as small:
+        yield small
 
 
 def words(seed: int, count: int) -> str:
@@ -60,24 +60,24 @@ def total(server: TinyServer, name: str, label: str) -> float:
     return metric(server, rf'{name}_total{{[^}}]*"{label}"')
 
 
-def test_sessions_outlast_strangers_and_give_way_to_who_needs_the_room(server: TinyServer) -> None:
+def test_sessions_outlast_strangers_and_give_way_to_who_needs_the_room(small: TinyServer) -> None:
     left = {session: said(words(number, 150)) for number, session in enumerate("abc")}
-    lengths = {session: ask(server, messages, session)[0] for session, messages in left.items()}
-    wait_for(lambda: metric(server, "held_tokens") == sum(lengths.values()) + 3 * 7, seconds=60)
+    lengths = {session: ask(small, messages, session)[0] for session, messages in left.items()}
+    wait_for(lambda: metric(small, "held_tokens") == sum(lengths.values()) + 3 * 7, seconds=60)
     for seed in range(100, 112):
-        ask(server, said(words(seed, 150)))
-    assert ask(server, said(words(100, 150)))[1] < 100
+        ask(small, said(words(seed, 150)))
+    assert ask(small, said(words(100, 150)))[1] < 100
     for session, messages in left.items():
-        _, cached = ask(server, [*messages, {"role": "user", "content": "Go on."}], session)
+        _, cached = ask(small, [*messages, {"role": "user", "content": "Go on."}], session)
         assert cached >= lengths[session] - 10
-    whole, _ = ask(server, said(words(200, 900)))
+    whole, _ = ask(small, said(words(200, 900)))
     assert whole > 3 * POOL // 4
-    wait_for(lambda: total(server, "returns", "whole") >= 3, seconds=60)
-    wait_for(lambda: total(server, "ends", "given_up") >= 1, seconds=60)
+    wait_for(lambda: total(small, "returns", "whole") >= 3, seconds=60)
+    wait_for(lambda: total(small, "ends", "given_up") >= 1, seconds=60)
 
 
-def test_a_flush_leaves_nothing_behind(server: TinyServer) -> None:
-    ask(server, said(words(1, 150)), "d")
-    assert httpx.post(f"{server.url}/flush_cache", timeout=60, trust_env=False).status_code == 200
-    _, cached = ask(server, [*said(words(1, 150)), {"role": "user", "content": "Go on."}], "d")
+def test_a_flush_leaves_nothing_behind(small: TinyServer) -> None:
+    ask(small, said(words(1, 150)), "d")
+    assert httpx.post(f"{small.url}/flush_cache", timeout=60, trust_env=False).status_code == 200
+    _, cached = ask(small, [*said(words(1, 150)), {"role": "user", "content": "Go on."}], "d")
     assert cached == 0
