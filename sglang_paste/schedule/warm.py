@@ -9,7 +9,7 @@ import msgspec
 SLICE_TOKENS = 1024
 # Who comes while a slice is under way waits for its end: it is to take no longer, whatever the engine can do.
 SLICE_S = 0.1
-LEAST_TOKENS = 16
+LEAST_TOKENS = 32
 # Left to the session's own request: a product of one row, or of very few, is often computed in another way.
 LEFT_TOKENS = 16
 MAX_PARKED = 32

@@ -90,7 +90,7 @@ def test_the_next_turn_finds_its_result_in_the_cache(warming: Server, client: op
     session = Session(warming, client, f"warm {stream}")
     answer = session.call(stream=stream)
     session.run(*answer)
-    wait_for(lambda: counted(warming, "paste_warm_prompts_total") > prompts, seconds=120)
+    wait_for(lambda: counted(warming, "paste_warm_prompts_total") > prompts, seconds=300)
     assert counted(warming, "paste_warm_tokens_total") > tokens + 500
     warmed = session.ask(tool_choice="auto").choices[0]
     assert warmed.meta_info["prompt_tokens"] > 600
@@ -118,7 +118,7 @@ def test_a_stream_beside_it_says_the_same(warming: Server, client: openai.OpenAI
     with ThreadPoolExecutor(1) as pool:
         told = pool.submit(story)
         session.run(*answer)
-        wait_for(lambda: counted(warming, "paste_warm_tokens_total") > tokens + 300, seconds=120)
+        wait_for(lambda: counted(warming, "paste_warm_tokens_total") > tokens + 300, seconds=300)
         assert not told.done(), "nothing was prefilled while the stream ran"
         assert told.result() == alone
 

@@ -20,7 +20,7 @@ def test_a_prompt_goes_in_slices_from_what_is_there_but_for_its_end() -> None:
         assert line.next(0.0) is None
         ends.append(piece.end)
         line.ended("a", 0.01, prefilled=True)
-    assert ends == [1016, 1080, 1180, 1250]
+    assert ends == [1032, 1132, 1232, 1250]
     assert line.tokens == 250
     assert not line
 
