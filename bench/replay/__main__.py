@@ -21,6 +21,7 @@ import msgspec
 from bench.cpu import record
 from bench.replay import made_up, plan, recording, train
 from bench.replay.client import Diverged
+from bench.replay.complete import require_as_stock
 from bench.replay.play import Cast, Player
 from bench.replay.recording import Recording, Wanted
 from bench.replay.records import RUNS, Block, Place, Report, Row, Run, Setting, Task, append_rows, read_rows
@@ -35,6 +36,7 @@ from bench.replay.simulate.shapes import recorded
 from bench.replay.simulate.validate import sim_error_pct, validate
 from bench.replay.toolserver import ToolServer
 from bench.turns.server import MODEL, Server
+from sglang_paste.errors import ConfigError
 from sglang_paste.mine.records import Session
 
 QUICK: tuple[Run, ...] = ("A", "A2", "B", "F", "same", "wrong")
@@ -124,7 +126,8 @@ def main() -> int:
     production = Production(arguments, played, frozenset() if arguments.patterns else lessons.recurring)
     try:
         _perform(production, arguments, patterns)
-    except Diverged as error:
+        require_as_stock(production.rows)
+    except (Diverged, ConfigError) as error:
         print(f"no numbers: {error}", file=sys.stderr)
         return 1
     _report(production.rows, arguments)

@@ -23,6 +23,10 @@ class Diverged(Exception):
     """Something is not as it was recorded, so that no number of this run counts."""
 
 
+class Garbled(Diverged):
+    """An answer has the recorded tokens, as the server checks, and the API reads something else in them."""
+
+
 class Said(msgspec.Struct, frozen=True):
     """An answer as it was streamed; times are of the monotonic clock. `calls` are (id, tool, arguments)."""
 
@@ -91,11 +95,11 @@ class Agent:
             self._messages += answer.arrives
             said = await self._ask(ids, offered)
             calls = [(name, arguments) for _, name, arguments in said.calls]
-            if said.output != len(ids) or not is_said(answer, said.content, calls):
-                raise Diverged(
-                    f"{self._name}: the model said {said.output} tokens, {said.content[:200]!r} and {calls}, "
-                    f"not {len(ids)} tokens, {answer.content[:200]!r} and {answer.calls}"
-                )
+            if said.output != len(ids):
+                raise Diverged(f"{self._name}: the model said {said.output} tokens, not {len(ids)}")
+            if not is_said(answer, said.content, calls):
+                recorded = f"{answer.content[:200]!r} and {answer.calls}"
+                raise Garbled(f"{self._name}: the model said {said.content[:200]!r} and {calls}, not {recorded}")
             self._messages.append(_message(said))
             results = await self._results(answer, said, server)
             played.append(Played(said, time.monotonic(), tuple(results)))

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import re
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import httpx
 import msgspec
 import psutil
 
-from bench.replay.client import TIMEOUT_S, Agent, Diverged, Played, Tools
+from bench.replay.client import TIMEOUT_S, Agent, Diverged, Garbled, Played, Tools
 from bench.replay.recording import Recording
 from bench.replay.records import Block, Early, Place, Row, Task, Turn
 from bench.replay.toolserver import ToolServer
@@ -40,7 +41,8 @@ class Player:
         self._numbers = itertools.count()
 
     async def play(self, place: Place, server: Server, cast: Cast, scales: dict[str, float]) -> list[Row]:
-        """The rows of a block. Raises Diverged where anything is not as it was recorded."""
+        """The rows of a block; a session of which the API lost a call has none. Raises Diverged where anything else is
+        not as it was recorded."""
         server.flush()
         self._tools.world = world = World(scales)
         number = next(self._numbers)
@@ -50,8 +52,9 @@ class Player:
             stage = _Stage(self._tools, http, server, cast, number, other=place.run == "wrong")
             began = time.monotonic()
             memory = asyncio.create_task(_peak(server.pid))
-            played = await stage.play(place.setting.agents, place.setting.rate)
+            found = await stage.play(place.setting.agents, place.setting.rate)
             ended = time.monotonic()
+            played = _whole(found)
             memory.cancel()
             counters = await _counters(http, server)
             early = await _early(http, server, began)
@@ -92,24 +95,34 @@ class _Stage:
         self._port = server.port
         self._tools = Tools(http, tools, server.gateway, other=other)
 
-    async def play(self, agents: int, rate: float | None) -> list[_Part]:
+    async def play(self, agents: int, rate: float | None) -> list[_Part | Garbled]:
         """All sessions: as `agents` are free, or as they arrive, `rate` a second."""
         waiting = iter(enumerate(self._cast.recordings))
         if rate is not None:
             return list(await asyncio.gather(*(self._one(n, n, each, n / rate) for n, each in waiting)))
 
-        async def agent(number: int) -> list[_Part]:
+        async def agent(number: int) -> list[_Part | Garbled]:
             return [await self._one(number, n, each) for n, each in waiting]
 
         return [each for found in await asyncio.gather(*map(agent, range(agents))) for each in found]
 
-    async def _one(self, agent: int, place: int, recording: Recording, after: float = 0.0) -> _Part:
+    async def _one(self, agent: int, place: int, recording: Recording, after: float = 0.0) -> _Part | Garbled:
         await asyncio.sleep(after)
         name = f"replay-{self._number}-{place}"
         began = time.monotonic()
         ids = self._cast.ids[recording.name]
         player = Agent(self._http, self._port, self._tools, recording, ids, name)
-        return _Part(agent, name, recording, began, await player.play(self._server, self._cast.offered))
+        try:
+            return _Part(agent, name, recording, began, await player.play(self._server, self._cast.offered))
+        except Garbled as garbled:
+            return garbled
+
+
+def _whole(found: Sequence[_Part | Garbled]) -> list[_Part]:
+    for each in found:
+        if isinstance(each, Garbled):
+            print(f"left out: {each}", file=sys.stderr, flush=True)
+    return [each for each in found if isinstance(each, _Part)]
 
 
 def _task(place: Place, part: _Part, cast: Cast, world: World, stamps: Stamps, block: float) -> Task:

@@ -12,6 +12,7 @@ from bench.replay.durations import LEAST_RECORDED_S, fitted, uniform
 from bench.replay.effects import declared
 from bench.replay.records import Effect
 from sglang_paste.calls import call_key
+from sglang_paste.execute.load import NAME
 from sglang_paste.execute.process import readable
 from sglang_paste.mine.messages import Message, steps
 from sglang_paste.mine.read import Reader
@@ -214,7 +215,8 @@ def _clean_all(value: Any) -> Any:
 def _fits(each: Recording, wanted: Wanted) -> bool:
     least, most = wanted.calls
     fits = each.prompt_chars <= wanted.prompt_chars and each.said_chars <= wanted.said_chars
-    return fits and least <= len(each.calls) <= most and bool(each.answers[0].arrives)
+    named = all(NAME.fullmatch(call.tool) for call in each.calls)
+    return fits and named and least <= len(each.calls) <= most and bool(each.answers[0].arrives)
 
 
 def _one_a_task(recordings: Sequence[Recording]) -> Iterator[Recording]:

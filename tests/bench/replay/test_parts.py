@@ -1,8 +1,11 @@
 """What is replayed and what its tools return, without a server."""
 
 import pytest
+from replay_rows import block, place, task
 
 from bench.replay import made_up, plan, recording, train
+from bench.replay.client import Diverged
+from bench.replay.complete import require_as_stock
 from bench.replay.durations import QUANTILES, fitted
 from bench.replay.effects import declared
 from bench.replay.recording import Wanted
@@ -177,3 +180,11 @@ def test_an_answer_is_compared_by_its_words_and_its_calls() -> None:
     assert not is_said(answer, "", [("read_file", '{"path": "b"}')])
     assert not is_said(answer, "", [])
     assert not is_said(answer, "", [("read_file", '{"path"')])
+
+
+def test_what_stock_answers_ours_answers_as_well() -> None:
+    rows = [task(place("A"), "s0"), task(place("F"), "s0"), block(place("A")), block(place("F"))]
+    require_as_stock([*rows, task(place("F"), "s1")])
+    require_as_stock([*rows, task(place("A", 1), "s1")])
+    with pytest.raises(Diverged, match="s1 was answered as recorded on stock, and not in run F"):
+        require_as_stock([*rows, task(place("A"), "s1")])
