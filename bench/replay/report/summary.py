@@ -156,7 +156,7 @@ def _numbers(rows: Rows, setting: Setting, run: Run) -> Numbers:
         run=run,
         tasks=len(tasks),
         sessions=len({task.session for task in tasks}),
-        repetitions=len({task.place.repetition for task in tasks}),
+        repetitions=len(tasks) // max(len({task.session for task in tasks}), 1),
         task_s={name: interval(times, each) for name, each in STATISTICS.items()} if times is not None else {},
         change_pct={name: change(*pair, each) for name, each in STATISTICS.items()} if pair else {},
         spent=spent(tasks),
