@@ -119,21 +119,25 @@ def _setting(setting: Setting, scales: dict[str, float], recordings: Sequence[Re
 def main() -> int:
     arguments = _parse()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        _bench(arguments)
+    except (Diverged, ConfigError) as error:
+        print(f"no numbers: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _bench(arguments: argparse.Namespace) -> None:
     sessions = recording.read(arguments.sessions) if arguments.sessions else made_up.sessions(MADE_UP)
     played = _played(arguments, sessions)
     lessons = train.lessons(sessions, played)
     patterns = arguments.patterns or train.mined(lessons.train)
     production = Production(arguments, played, frozenset() if arguments.patterns else lessons.recurring)
-    try:
-        _perform(production, arguments, patterns)
-        require_as_stock(production.rows)
-    except (Diverged, ConfigError) as error:
-        print(f"no numbers: {error}", file=sys.stderr)
-        return 1
+    _perform(production, arguments, patterns)
+    require_as_stock(production.rows)
     _report(production.rows, arguments)
     if arguments.simulate:
         _simulate(production.rows, sessions if arguments.sessions else (), arguments)
-    return 0
 
 
 def _perform(production: Production, arguments: argparse.Namespace, patterns: Path | None) -> None:
@@ -165,18 +169,23 @@ def _report(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
         "calls executed, writes once": sum(len(task.calls) for task in tasks),
     }
     print(json.dumps(found, indent=1))
+    command = shlex.join(["python", "-m", "bench.replay", *sys.argv[1:]])
+    origin = "given" if arguments.sessions else "made up"
     if arguments.json:
         report = Report(
             commit=record.commit(),
             hardware=record.hardware(),
             versions=record.versions(),
-            command=shlex.join(["python", "-m", "bench.replay", *sys.argv[1:]]),
-            sessions="given" if arguments.sessions else "made up",
+            command=command,
+            sessions=origin,
             summary=found,
             checks=checks,
             rows=tuple(rows),
         )
         arguments.json.write_bytes(msgspec.json.encode(report))
+    if not arguments.dry:
+        result = {"command": command, "sessions": origin, "summary": found, "checks": checks}
+        print(f"added to {record.append('replay', result)}")
 
 
 def _simulate(rows: Sequence[Row], sessions: Sequence[Session], arguments: argparse.Namespace) -> None:
@@ -214,6 +223,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--said-chars", type=int, default=4_000, metavar="N", help="the most the model says in one")
     parser.add_argument("--pool", type=int, default=65_536, metavar="TOKENS", help="the KV cache")
     parser.add_argument("--simulate", type=Path, metavar="FILE", help="then simulate it, and fleets; write a page")
+    parser.add_argument("--dry", action="store_true", help="nothing is added to the results")
     parser.add_argument("--no-fast", dest="fast", action="store_false", help="without the control of 5 ms tools")
     arguments = parser.parse_args()
     runs: Sequence[Run] = arguments.runs or (QUICK if arguments.quick else RUNS)
