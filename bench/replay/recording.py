@@ -125,7 +125,8 @@ def record(session: Session, seed: int = 0) -> Recording:
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """Which sessions are replayed: how many, how long they may be in characters, and how many calls they make."""
+    """Which sessions are replayed: how many, how long they may be in characters, and how many calls they make. Of
+    longer ones, the beginning is played."""
 
     count: int
     prompt_chars: int = 24_000
@@ -137,8 +138,9 @@ def choose(recordings: Iterable[Recording], wanted: Wanted, seed: int = 0) -> li
     """As many of each domain as there are, in an order that depends on names and `seed` alone; of a task only one."""
     by_domain: dict[str, list[Recording]] = {}
     for each in recordings:
-        if _fits(each, wanted):
-            by_domain.setdefault(each.domain, []).append(each)
+        short = shortened(each, wanted)
+        if _fits(short, wanted):
+            by_domain.setdefault(short.domain, []).append(short)
     queues = [
         deque(_one_a_task(sorted(found, key=lambda each: uniform(seed, each.name))))
         for _, found in sorted(by_domain.items())
@@ -147,6 +149,16 @@ def choose(recordings: Iterable[Recording], wanted: Wanted, seed: int = 0) -> li
     while any(queues) and len(chosen) < wanted.count:
         chosen += [queue.popleft() for queue in queues if queue]
     return chosen[: wanted.count]
+
+
+def shortened(each: Recording, wanted: Wanted) -> Recording:
+    """As many of its first answers as are wanted, less those at the end that call nothing where it is cut."""
+    kept = list(each.answers)
+    while kept and not _is_short(msgspec.structs.replace(each, answers=tuple(kept)), wanted):
+        kept.pop()
+    while len(kept) < len(each.answers) and kept and not kept[-1].calls:
+        kept.pop()
+    return msgspec.structs.replace(each, answers=tuple(kept))
 
 
 def read(paths: Sequence[Path]) -> list[Session]:
@@ -212,11 +224,14 @@ def _clean_all(value: Any) -> Any:
     return {_clean(name): _clean_all(each) for name, each in value.items()} if isinstance(value, dict) else value
 
 
-def _fits(each: Recording, wanted: Wanted) -> bool:
-    least, most = wanted.calls
+def _is_short(each: Recording, wanted: Wanted) -> bool:
     fits = each.prompt_chars <= wanted.prompt_chars and each.said_chars <= wanted.said_chars
+    return fits and len(each.calls) <= wanted.calls[1]
+
+
+def _fits(each: Recording, wanted: Wanted) -> bool:
     named = all(NAME.fullmatch(call.tool) for call in each.calls)
-    return fits and named and least <= len(each.calls) <= most and bool(each.answers[0].arrives)
+    return named and len(each.calls) >= wanted.calls[0] and bool(each.answers[0].arrives)
 
 
 def _one_a_task(recordings: Sequence[Recording]) -> Iterator[Recording]:

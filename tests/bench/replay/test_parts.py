@@ -130,6 +130,16 @@ def test_sessions_are_chosen_by_name_alone_one_of_a_task() -> None:
     assert not recording.choose(found, Wanted(9, prompt_chars=100))
 
 
+def test_of_a_long_session_the_beginning_is_played() -> None:
+    whole = recording.record(EDITED)
+    assert recording.shortened(whole, Wanted(1)) == whole
+    short = recording.shortened(whole, Wanted(1, calls=(2, 3)))
+    assert short.answers == whole.answers[:3]
+    assert short.session == whole.session
+    assert [each.answers for each in recording.choose([whole], Wanted(1, calls=(2, 3)))] == [short.answers]
+    assert not recording.shortened(whole, Wanted(1, said_chars=10)).answers
+
+
 def test_what_is_played_is_not_learned_from() -> None:
     sessions = made_up.sessions(20)
     played = recording.choose([recording.record(each) for each in sessions], Wanted(20))
