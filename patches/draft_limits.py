@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+# In a request's `custom_params`: false where it wants to be decoded without drafts.
+KEY = "paste_drafts"
+
 
 def is_plain_only(batch: Any) -> bool:
     """Whether a batch has what SGLang computes in plain decode steps only."""
@@ -22,6 +25,8 @@ def limit_of(req: Any, length: int) -> int:
     if wanted.frequency_penalty or wanted.presence_penalty or wanted.repetition_penalty != 1.0:
         return 0
     if generated < wanted.min_new_tokens or req.multimodal_inputs is not None:
+        return 0
+    if (wanted.custom_params or {}).get(KEY) is False:
         return 0
     return max(0, (wanted.max_new_tokens or 0) - generated - 1)
 

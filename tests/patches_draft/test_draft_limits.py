@@ -56,7 +56,8 @@ def test_without_a_grammar_nothing_is_pruned() -> None:
 
 
 def request(**params: Any) -> Any:
-    defaults = {"frequency_penalty": 0.0, "presence_penalty": 0.0, "repetition_penalty": 1.0, "min_new_tokens": 0}
+    defaults: dict[str, Any] = {"frequency_penalty": 0.0, "presence_penalty": 0.0, "repetition_penalty": 1.0}
+    defaults |= {"min_new_tokens": 0, "custom_params": None}
     wanted = SimpleNamespace(**(defaults | {"max_new_tokens": 100} | params))
     return SimpleNamespace(sampling_params=wanted, origin_input_ids=[1] * 10, multimodal_inputs=None)
 
@@ -75,3 +76,8 @@ def test_penalties_are_counted_token_by_token(name: str) -> None:
 def test_a_least_number_of_tokens_is_counted_before_anything_is_drafted() -> None:
     assert limit_of(request(min_new_tokens=5), 13) == 0
     assert limit_of(request(min_new_tokens=5), 14) == 94
+
+
+def test_a_request_can_do_without_drafts() -> None:
+    assert limit_of(request(custom_params={"paste_drafts": False}), 10) == 0
+    assert limit_of(request(custom_params={"paste_drafts": True, "other": 1}), 10) == 98
