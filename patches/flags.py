@@ -40,7 +40,7 @@ FLAGS = (
 )
 
 SESSION_MEMORY = 256
-WARM_SLICE = SLICE_TOKENS
+WARM_SLICE = 0
 RETURN_BOUND = 5.0
 DRAFTING = "NGRAM"
 RETENTION_BUDGET = 0.8
@@ -99,7 +99,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="TOKENS",
         type=int,
         help="How much of a session's next prompt is prefilled at a time at most, while nothing waits, once its tool's "
-        f"result is known; 0 for none. Default: {WARM_SLICE}.",
+        "result is known; 0 for none, since what is prefilled in other pieces may differ in its last bits. "
+        f"{SLICE_TOKENS} is a good value. Default: {WARM_SLICE}.",
     )
     group.add_argument(
         "--tool-retention-budget",

@@ -20,9 +20,10 @@ from bench.turns.client import Encode
 from bench.turns.probe import FOLDER
 from bench.turns.probe import PLUGIN as PROBE
 from bench.turns.stamps import Stamps
+from sglang_paste.schedule.warm import SLICE_TOKENS
 
 MODEL = ROOT / ".cache" / "models" / "tiny"
-OURS = ("--enable-tool-speculation",)
+OURS = ("--enable-tool-speculation", "--tool-warm-slice", str(SLICE_TOKENS))
 DEADLINE_S = 300.0
 
 
