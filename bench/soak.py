@@ -1,12 +1,15 @@
 """`python -m bench.soak`: very many sessions on one server whose pool is far too small, with clients that misbehave.
 
 Clients leave in the middle of an answer and come back, abort requests and flush the cache, and the scheduler retracts
-requests all the time. Every request that is not left has to be answered, word by word. Then nothing may be held any
-more: SGLang's own check of its pools is on, and a prompt that nearly fills the pool has to fit.
+requests all the time. The gateway runs their tools, so that prompts are prefilled ahead, some of them for nothing.
+Every request that is not left has to be answered, word by word. Then nothing may be held any more: SGLang's own check of
+its pools is on, and a prompt that nearly fills the pool has to fit.
 """
 
 import argparse
+import json
 import random
+import re
 import sys
 import tempfile
 import threading
@@ -20,7 +23,7 @@ from pathlib import Path
 import httpx
 
 from bench.turns.client import Agent, Encode
-from bench.turns.script import sizes, write
+from bench.turns.script import TOOL_SECONDS, sizes, write
 from bench.turns.server import OURS, servers, tokenizer
 from bench.turns.session import text
 
@@ -34,7 +37,28 @@ VARIABLES = {
     "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1",
 }
 _LEAVES, _ABORTS, _FLUSHES = 0.15, 0.1, 0.02
+_RUNS, _BRINGS = 0.6, 0.7
 _SYSTEMS = 3
+_RESULT = "\n".join(map(str, range(150)))
+_TOOL = """
+[tools.{name}]
+kind = "command"
+description = "Says the numbers."
+argv = ["seq", "0", "149"]
+effect = "pure"
+observes = "local"
+[tools.{name}.parameters]
+type = "object"
+required = ["path"]
+properties = {{ path = {{ type = "string" }} }}
+"""
+
+
+def flags(folder: Path) -> tuple[str, ...]:
+    """Those of the server: the tools of the sessions, and metrics. Writes to `folder`."""
+    config = folder / "tools.toml"
+    config.write_text("".join(_TOOL.format(name=name) for name in TOOL_SECONDS))
+    return (*OURS, "--tool-config", str(config), "--tool-warm-slice", "128", "--enable-metrics")
 
 
 class Gate:
@@ -72,11 +96,11 @@ class Gate:
 
 
 class Soak:
-    """Sessions with one server; `happened` counts what they did."""
+    """Sessions with one server, whose gateway is at the next port; `happened` counts what they did."""
 
     def __init__(self, port: int, encode: Encode, end: int, *, seed: int) -> None:
         self._port, self._encode, self._end, self._seed = port, encode, end, seed
-        self._url = f"http://127.0.0.1:{port}"
+        self._url, self._gateway = (f"http://127.0.0.1:{each}" for each in (port, port + 1))
         self._gate = Gate()
         self._systems = [text(random.Random(number), TOKENS // 4) for number in range(_SYSTEMS)]
         self.happened: Counter[str] = Counter()
@@ -94,12 +118,21 @@ class Soak:
         Agent(self._port, script, self._encode, self._end).turn()
         self._flush()
 
+    def warmed(self) -> int:
+        """The tokens that were prefilled ahead."""
+        text = httpx.get(f"{self._url}/metrics", timeout=60, follow_redirects=True).text
+        return sum(
+            int(float(value)) for value in re.findall(r"^paste_warm_tokens_total{.*} (\S+)$", text, re.MULTILINE)
+        )
+
     def _session(self, number: int) -> None:
         draw = random.Random(f"{self._seed} {number}")
         growth = sizes(f"{self._seed} {number}", TURNS, TOKENS // 2)
         script = write(f"{self._seed} {number}", growth, first=TOKENS // 2, system=draw.choice(self._systems))
         agent = Agent(self._port, script, self._encode, self._end)
         for _ in range(agent.length):
+            if agent.turns and draw.random() < _RUNS:
+                self._call(agent, draw)
             time.sleep(min(0.2, draw.expovariate(20.0)))
             if draw.random() < _FLUSHES:
                 self._flush()
@@ -116,6 +149,17 @@ class Soak:
         if draw.random() < _ABORTS:
             agent.leave(4, self._abort)
             self.happened["aborted"] += 1
+
+    def _call(self, agent: Agent, draw: random.Random) -> None:
+        """Have the gateway run the call of the last answer; the session comes back with its result, or with another."""
+        [(call_id, name, arguments)] = agent.turns[-1].calls
+        body = {"call_id": call_id, "arguments": json.loads(arguments)}
+        answer = httpx.post(f"{self._gateway}/v1/tools/{name}", json=body, timeout=120).raise_for_status().json()
+        if answer["content"].strip() != _RESULT:
+            raise SystemExit(f"the tool {name} answered {answer}")
+        if draw.random() < _BRINGS:
+            agent.bring(answer["content"])
+        self.happened["ran"] += 1
 
     def _abort(self, rid: str) -> None:
         httpx.post(f"{self._url}/abort_request", json={"rid": rid}, timeout=60).raise_for_status()
@@ -141,10 +185,11 @@ def main() -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         try:
-            with servers(Path(folder), POOL, {"ours": OURS}, variables=VARIABLES) as (server,):
+            with servers(Path(folder), POOL, {"ours": flags(Path(folder))}, variables=VARIABLES) as (server,):
                 soak = Soak(server.port, encode, end, seed=arguments.seed)
                 soak.run(arguments.sessions)
                 soak.fill()
+                soak.happened["tokens prefilled ahead"] = soak.warmed()
         finally:
             if arguments.log:
                 arguments.log.write_bytes((Path(folder) / f"ours-{POOL}" / "log").read_bytes())

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from bench.forced import FORCED_IDS
-from bench.turns.script import Script
+from bench.turns.script import Script, Step
 from bench.turns.session import TOOLS
 
 TIMEOUT_S = 600.0
@@ -78,6 +78,12 @@ class Agent:
         self._came_back = turn.ended
         self.turns.append(turn)
         return turn
+
+    def bring(self, content: str) -> None:
+        """Come back with this the next time, and not with what the script says."""
+        step = self._steps[len(self.turns)]
+        brought = Step(content, step.answer, step.absence, step.call)
+        self._steps = (*self._steps[: len(self.turns)], brought, *self._steps[len(self.turns) + 1 :])
 
     def leave(self, lines: int, before: Callable[[str], None] = lambda rid: None) -> None:
         """Begin the next turn and leave after so many lines of its answer, having told `before` the request's id."""
