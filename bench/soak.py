@@ -2,8 +2,8 @@
 
 Clients leave in the middle of an answer and come back, abort requests and flush the cache, and the scheduler retracts
 requests all the time. The gateway runs their tools, so that prompts are prefilled ahead, some of them for nothing.
-Every request that is not left has to be answered, word by word. Then nothing may be held any more: SGLang's own check of
-its pools is on, and a prompt that nearly fills the pool has to fit.
+Every request that is not left has to be answered, word by word. Then nothing may be held any more: SGLang's own check
+of its pools is on, and a prompt that nearly fills the pool has to fit.
 """
 
 import argparse
