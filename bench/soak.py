@@ -96,11 +96,11 @@ class Gate:
 
 
 class Soak:
-    """Sessions with one server, whose gateway is at the next port; `happened` counts what they did."""
+    """Sessions with one server, and with its gateway where its port is given; `happened` counts what they did."""
 
-    def __init__(self, port: int, encode: Encode, end: int, *, seed: int) -> None:
+    def __init__(self, port: int, encode: Encode, end: int, *, seed: int, gateway: int | None = None) -> None:
         self._port, self._encode, self._end, self._seed = port, encode, end, seed
-        self._url, self._gateway = (f"http://127.0.0.1:{each}" for each in (port, port + 1))
+        self._url, self._gateway = f"http://127.0.0.1:{port}", gateway
         self._gate = Gate()
         self._systems = [text(random.Random(number), TOKENS // 4) for number in range(_SYSTEMS)]
         self.happened: Counter[str] = Counter()
@@ -131,7 +131,7 @@ class Soak:
         script = write(f"{self._seed} {number}", growth, first=TOKENS // 2, system=draw.choice(self._systems))
         agent = Agent(self._port, script, self._encode, self._end)
         for _ in range(agent.length):
-            if agent.turns and draw.random() < _RUNS:
+            if self._gateway and agent.turns and draw.random() < _RUNS:
                 self._call(agent, draw)
             time.sleep(min(0.2, draw.expovariate(20.0)))
             if draw.random() < _FLUSHES:
@@ -154,7 +154,8 @@ class Soak:
         """Have the gateway run the call of the last answer; the session comes back with its result, or with another."""
         [(call_id, name, arguments)] = agent.turns[-1].calls
         body = {"call_id": call_id, "arguments": json.loads(arguments)}
-        answer = httpx.post(f"{self._gateway}/v1/tools/{name}", json=body, timeout=120).raise_for_status().json()
+        url = f"http://127.0.0.1:{self._gateway}/v1/tools/{name}"
+        answer = httpx.post(url, json=body, timeout=120).raise_for_status().json()
         if answer["content"].strip() != _RESULT:
             raise SystemExit(f"the tool {name} answered {answer}")
         if draw.random() < _BRINGS:
@@ -186,7 +187,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         try:
             with servers(Path(folder), POOL, {"ours": flags(Path(folder))}, variables=VARIABLES) as (server,):
-                soak = Soak(server.port, encode, end, seed=arguments.seed)
+                soak = Soak(server.port, encode, end, seed=arguments.seed, gateway=server.gateway)
                 soak.run(arguments.sessions)
                 soak.fill()
                 soak.happened["tokens prefilled ahead"] = soak.warmed()
