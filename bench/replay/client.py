@@ -14,6 +14,7 @@ from bench.replay.recording import Answer, Recording
 from bench.replay.records import Call, Outcome
 from bench.replay.script import Message, is_said
 from bench.replay.toolserver import OTHER, SESSION_HEADER, ToolServer
+from bench.stream import Collected, assistant_message
 
 TIMEOUT_S = 600.0
 _JSON = {"content-type": "application/json"}
@@ -100,7 +101,7 @@ class Agent:
             if not is_said(answer, said.content, calls):
                 recorded = f"{answer.content[:200]!r} and {answer.calls}"
                 raise Garbled(f"{self._name}: the model said {said.content[:200]!r} and {calls}, not {recorded}")
-            self._messages.append(_message(said))
+            self._messages.append(assistant_message(said.content, said.calls))
             results = await self._results(answer, said, server)
             played.append(Played(said, time.monotonic(), tuple(results)))
         return played
@@ -153,50 +154,23 @@ class Agent:
 
 
 async def _read(response: httpx.Response, sent: float) -> Said:
-    first = ended = 0.0
-    rid, content = "", ""
-    usage: dict[str, Any] = {}
-    calls: list[list[str]] = []
+    said = Collected()
     async for line in response.aiter_lines():
         if not line.startswith("data: ") or line == "data: [DONE]":
             continue
-        ended = time.monotonic()
-        first = first or ended
+        said.stamp()
         chunk = json.loads(line[6:])
         if "error" in chunk:
             raise Diverged(f"a turn was not answered: {chunk['error']}")
-        rid, usage = chunk["id"], chunk.get("usage") or usage
-        for choice in chunk["choices"]:
-            content += choice["delta"].get("content") or ""
-            _add(calls, choice["delta"].get("tool_calls") or ())
+        said.add(chunk)
     return Said(
-        rid=rid,
+        rid=said.rid,
         sent=sent,
-        first=first,
-        ended=ended,
-        prompt=usage["prompt_tokens"],
-        cached=(usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
-        output=usage["completion_tokens"],
-        content=content,
-        calls=tuple((call_id, name, arguments) for call_id, name, arguments in calls),
+        first=said.first,
+        ended=said.ended,
+        prompt=said.prompt,
+        cached=said.cached,
+        output=said.completion,
+        content=said.content,
+        calls=said.calls,
     )
-
-
-def _add(calls: list[list[str]], deltas: Any) -> None:
-    for delta in deltas:
-        while len(calls) <= delta["index"]:
-            calls.append(["", "", ""])
-        call = calls[delta["index"]]
-        call[0] = delta.get("id") or call[0]
-        call[1] = delta["function"].get("name") or call[1]
-        call[2] += delta["function"].get("arguments") or ""
-
-
-def _message(said: Said) -> Message:
-    message: Message = {"role": "assistant", "content": said.content}
-    if said.calls:
-        message["tool_calls"] = [
-            {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments or "{}"}}
-            for call_id, name, arguments in said.calls
-        ]
-    return message

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from bench.forced import FORCED_IDS
+from bench.stream import Collected, assistant_message
 from bench.turns.script import Script, Step
 from bench.turns.session import TOOLS
 
@@ -73,7 +74,7 @@ class Agent:
         wanted = (step.answer.strip(), [] if step.call is None else [step.call[0]], self._size)
         if (turn.content.strip(), [name for _, name, _ in turn.calls], turn.completion) != wanted:
             raise SystemExit(f"turn {turn.number} answered {turn.content!r} and {turn.calls}, not {wanted}")
-        self._messages += [self._arrival(), _message(turn)]
+        self._messages += [self._arrival(), assistant_message(turn.content, turn.calls)]
         self._call = turn.calls[0][0] if turn.calls else ""
         self._came_back = turn.ended
         self.turns.append(turn)
@@ -132,53 +133,26 @@ class Agent:
     def _answer(self, connection: http.client.HTTPConnection, body: bytes) -> Turn:
         sent = time.monotonic()
         response = self._send(connection, body)
-        first = ended = 0.0
-        rid, content = "", ""
-        usage: dict[str, Any] = {}
-        calls: list[list[str]] = []
+        said = Collected()
         while line := response.readline():
             if not line.startswith(_DATA):
                 continue
-            ended = time.monotonic()
-            first = first or ended
+            said.stamp()
             if line.strip() == b"data: [DONE]":
                 continue
             chunk = json.loads(line[len(_DATA) :])
             if "error" in chunk:
                 raise SystemExit(f"turn {len(self.turns)} was not answered: {chunk['error']}")
-            rid, usage = chunk["id"], chunk.get("usage") or usage
-            for choice in chunk["choices"]:
-                content += choice["delta"].get("content") or ""
-                _add(calls, choice["delta"].get("tool_calls") or ())
+            said.add(chunk)
         return Turn(
             number=len(self.turns),
-            rid=rid,
+            rid=said.rid,
             sent=sent,
-            first=first,
-            ended=ended,
-            prompt=usage["prompt_tokens"],
-            cached=(usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
-            completion=usage["completion_tokens"],
-            content=content,
-            calls=tuple((call_id, name, arguments) for call_id, name, arguments in calls),
+            first=said.first,
+            ended=said.ended,
+            prompt=said.prompt,
+            cached=said.cached,
+            completion=said.completion,
+            content=said.content,
+            calls=said.calls,
         )
-
-
-def _add(calls: list[list[str]], deltas: Sequence[dict[str, Any]]) -> None:
-    for delta in deltas:
-        while len(calls) <= delta["index"]:
-            calls.append(["", "", ""])
-        call = calls[delta["index"]]
-        call[0] = delta.get("id") or call[0]
-        call[1] = delta["function"].get("name") or call[1]
-        call[2] += delta["function"].get("arguments") or ""
-
-
-def _message(turn: Turn) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": turn.content}
-    if turn.calls:
-        message["tool_calls"] = [
-            {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
-            for call_id, name, arguments in turn.calls
-        ]
-    return message

@@ -1,8 +1,6 @@
 """A server of the bench: stock SGLang or the same with more flags, with the probe in its processes."""
 
 import json
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +13,7 @@ import msgspec
 
 from bench.forced import PLUGIN
 from bench.forced.launch import ROOT, environment
+from bench.launch import DEADLINE_S, Launch, launched
 from bench.ports import free_ports
 from bench.turns.client import Encode
 from bench.turns.probe import FOLDER
@@ -24,7 +23,6 @@ from sglang_paste.schedule.warm import SLICE_TOKENS
 
 MODEL = ROOT / ".cache" / "models" / "tiny"
 OURS = ("--enable-tool-speculation", "--tool-warm-slice", str(SLICE_TOKENS))
-DEADLINE_S = 300.0
 
 
 class Server(msgspec.Struct, frozen=True):
@@ -57,30 +55,20 @@ def servers(
     variables: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[list[Server]]:
     """Servers with a pool of so many tokens, one for each side and its own arguments, started together."""
-    processes: list[subprocess.Popen[bytes]] = []
-    running: list[Server] = []
-    try:
-        for side, arguments in extra.items():
-            own = folder / f"{side}-{pool}"
-            port, gateway = free_ports(2)
-            command = [*_command(port, pool, model), *arguments]
-            ours = OURS[0] in arguments
-            if ours:
-                command += ["--tool-gateway-port", str(gateway), "--tool-state-dir", str(own / "state")]
-            inside = {**probed(own), **variables}
-            with (own / "log").open("wb") as log:
-                processes.append(
-                    subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=inside)
-                )
-            running.append(Server(side, port, own, processes[-1].pid, gateway if ours else None))
-        for server, process in zip(running, processes, strict=True):
-            _wait_healthy(server, process)
-        yield running
-    finally:
-        for process in processes:
-            process.send_signal(signal.SIGTERM)
-        for process in processes:
-            _end(process)
+    running, launches = [], []
+    for side, arguments in extra.items():
+        own = folder / f"{side}-{pool}"
+        port, gateway = free_ports(2)
+        command = [*_command(port, pool, model), *arguments]
+        ours = OURS[0] in arguments
+        if ours:
+            command += ["--tool-gateway-port", str(gateway), "--tool-state-dir", str(own / "state")]
+        launches.append(Launch(side, port, own / "log", command, {**probed(own), **variables}))
+        running.append((side, port, own, gateway if ours else None))
+    with launched(launches) as pids:
+        yield [
+            Server(side, port, own, pid, gateway) for (side, port, own, gateway), pid in zip(running, pids, strict=True)
+        ]
 
 
 def tokenizer() -> tuple[Encode, int]:
@@ -112,27 +100,3 @@ def probed(folder: Path) -> dict[str, str]:
     stamps = folder / "stamps"
     stamps.mkdir(parents=True)
     return environment(folder, PROBE, PLUGIN, **{FOLDER: str(stamps)})
-
-
-def _wait_healthy(server: Server, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not _is_healthy(server):
-        if process.poll() is not None or time.monotonic() > deadline:
-            log = (server.folder / "log").read_text(errors="replace")
-            raise SystemExit(f"the server {server.side} did not start; the end of its log:\n{log[-2000:]}")
-        time.sleep(0.5)
-
-
-def _is_healthy(server: Server) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{server.port}/health", timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(60)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
