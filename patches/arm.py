@@ -6,6 +6,7 @@ what is wrong ends the process.
 
 import contextlib
 import inspect
+import multiprocessing
 import os
 import pkgutil
 import sys
@@ -21,6 +22,8 @@ from sglang_paste.patches.roles import current_role
 from sglang_paste.patches.table import HOOKS, Hook, Role, hooks_of
 
 ENVIRONMENT = "SGLANG_PASTE_SETTINGS"
+# How long a child that refuses waits for the main process to end.
+REPEATED_WITHIN_S = 30.0
 
 T = TypeVar("T")
 
@@ -118,6 +121,9 @@ def stop(error: PasteError) -> NoReturn:
         from sglang_paste.speculate.supervisor import leave_refusal
 
         leave_refusal(_held.run_dir, current_role(), str(error))
+        if parent := multiprocessing.parent_process():
+            # A child that ends first is a crash to SGLang, which kills the server before it has said why.
+            parent.join(REPEATED_WITHIN_S)
     raise SystemExit(2)
 
 
