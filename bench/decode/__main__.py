@@ -16,7 +16,7 @@ import msgspec
 
 from bench.cpu import record
 from bench.decode import lossless
-from bench.decode.cases import Case, Format, cases, made_up, recorded
+from bench.decode.cases import CONTEXT, QUICK_CONTEXT, Case, Format, cases, made_up, recorded
 from bench.decode.offered import Offering, without_predictions
 from bench.decode.play import Played, play, warm
 from bench.decode.plugin import Given
@@ -25,15 +25,19 @@ from bench.decode.prose import PROSE, QUESTION
 from bench.decode.server import MODEL, OURS, Server, servers
 from sglang_paste.mine.records import Call, Session
 
+# What `--sweep` found to be the fastest of NGRAM's settings on this bench's calls.
 NGRAM_DRAFTS = 8
+NGRAM_SWEEP = (3, 4, 6, 8, 12)
 OUR_DRAFTS = 48
-# NGRAM drafts from what it has generated; ours is given its hints, and needs no more than to have run.
+# Answers that a server gives before anything is timed, so that what is compiled and measured on first use is there.
 FEW = 12
-SIDES: dict[str, Sequence[str]] = {
-    "stock": (),
-    "ngram": ("--speculative-algorithm", "NGRAM", "--speculative-num-draft-tokens", str(NGRAM_DRAFTS)),
-    "ours": (OURS, "--speculative-algorithm", "NGRAM", "--speculative-num-draft-tokens", str(OUR_DRAFTS)),
-}
+
+
+def ngram(drafts: int) -> Sequence[str]:
+    return "--speculative-algorithm", "NGRAM", "--speculative-num-draft-tokens", str(drafts)
+
+
+SIDES: dict[str, Sequence[str]] = {"stock": (), "ngram": ngram(NGRAM_DRAFTS), "ours": (OURS, *ngram(OUR_DRAFTS))}
 PREDICTED = "ours+predicted"
 
 
@@ -56,6 +60,7 @@ def main() -> int:
     parser.add_argument("--sessions", type=Path, help="a folder of recorded sessions (default: made-up ones)")
     parser.add_argument("--quick", action="store_true", help="few calls, in under 10 minutes on two cores")
     parser.add_argument("--json", type=Path, help="where to write every row and the summary")
+    parser.add_argument("--sweep", action="store_true", help="only compare settings of stock's NGRAM on the calls")
     parser.add_argument("--lossless", action="store_true", help="only compare greedy answers with stock's")
     parser.add_argument("--prompts", type=int, default=200, help="how many of them (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
@@ -68,9 +73,12 @@ def main() -> int:
         print(
             f"{work.calls} calls of {len(work.sessions)} sessions; the predictor knew {work.hits} of them", flush=True
         )
-        with servers(Path(folder), SIDES) as running:
-            for server in running[1:]:
-                warm(server, work.before if server.side == "ngram" else work.before[:FEW])
+        if arguments.sweep:
+            sweep(Path(folder), work)
+            return 0
+        with servers(Path(folder), SIDES, work.before) as running:
+            for server in running:
+                warm(server, work.before[:FEW])
             rows = [*play_calls(running, work), *play_prose(running, form)]
     summary = summarise(rows, work)
     show(rows, summary)
@@ -95,7 +103,8 @@ def prepare(form: Format, folder: Path | None, draw: random.Random, *, quick: bo
         played, learned = made_up(4 if quick else 12, draw), made_up(40, draw)
     else:
         played, learned = recorded(folder, 12, draw)
-    found = by_source(list(cases(played, form, 2 if quick else 3)), 2 if quick else 6)
+    fitting = cases(played, form, 2, QUICK_CONTEXT) if quick else cases(played, form, 3, CONTEXT)
+    found = by_source(list(fitting), 2 if quick else 6)
     patterns, offering = mined(learned[: 80 if quick else 400]), Offering(form)
     sources = {chain[0].source for chain in found}
     before = offering.served((each for each in learned if each.source in sources), 8 if quick else 32)
@@ -137,16 +146,29 @@ def key(case: Case) -> tuple[str, int]:
     return case.session.session_id, case.turn
 
 
+def sweep(folder: Path, work: Work) -> None:
+    """NGRAM at some numbers of drafts, each call on each of them."""
+    sides = {"stock": (), **{f"ngram {drafts}": ngram(drafts) for drafts in NGRAM_SWEEP}}
+    with servers(folder, sides, work.before) as running:
+        for server in running:
+            warm(server, work.before[:FEW])
+        rows = play_calls(running, work)
+    for side in sides:
+        print(f"{side:10} {speed(rows, side, prose=False):6.1f} tok/s  {accept_length(rows, side):.2f} tokens a step")
+
+
 def play_calls(running: Sequence[Server], work: Work) -> list[Played]:
     """Every call on every side, one request at a time, another side first each time."""
-    sides = {server.side: server for server in running}
-    order = [(side, sides[side]) for side in ("stock", "ngram", "ours")] + [(PREDICTED, sides["ours"])]
+    order = [(server.side, server) for server in running]
+    order += [(PREDICTED, server) for server in running if server.side == "ours"]
     rows = []
     for number, case in enumerate(case for chain in work.sessions for case in chain):
         start = number % len(order)
         for side, server in order[start:] + order[:start]:
             hints = {PREDICTED: work.given[key(case)], "ours": without_predictions(work.given[key(case)])}
             rows.append(play(server, side, case.source, case.prompt, case.answer, hints.get(side)))
+        speeds = "  ".join(f"{row.side} {row.speed:.0f} tok/s" for row in rows[-len(order) :])
+        print(f"call {number + 1} of {work.calls}, {case.source}, {len(case.answer)} tokens: {speeds}", flush=True)
     return rows
 
 

@@ -9,6 +9,7 @@ from sglang_paste.mine.read import Reader
 from sglang_paste.mine.records import Call, Result, Session, Turn
 
 CONTEXT = 2048
+QUICK_CONTEXT = 1024
 MOST_TOKENS = 160
 LEAST_TOKENS = 16
 END = "<|im_end|>"
@@ -47,9 +48,9 @@ class Format:
         return self._template.render(messages=messages, **options)
 
 
-def cases(sessions: Iterable[Session], form: Format, per_session: int) -> Iterator[list[Case]]:
+def cases(sessions: Iterable[Session], form: Format, per_session: int, context: int = CONTEXT) -> Iterator[list[Case]]:
     """Of each session, its last `per_session` turns with calls of a moderate length. Their prompts begin at the same
-    place and hold at most about `CONTEXT` tokens, so that they are each other's prefixes, as in a real session."""
+    place and hold at most about `context` tokens, so that they are each other's prefixes, as in a real session."""
     for session in sessions:
         calling = [number for number, turn in enumerate(session.turns) if turn.tool_calls and number > 1]
         answers = {number: form.encode(form.calls(session.turns[number].tool_calls)) for number in calling[:40]}
@@ -58,7 +59,7 @@ def cases(sessions: Iterable[Session], form: Format, per_session: int) -> Iterat
         if len(chosen) < per_session:
             continue
         whole = {number: form.encode(_prompt(session, number, form)) for number in chosen}
-        start = max(0, len(whole[chosen[-1]]) - CONTEXT)
+        start = max(0, len(whole[chosen[-1]]) - context)
         if start < len(whole[chosen[0]]) - 64:
             yield [Case(session.source, session, n, whole[n][start:], answers[n]) for n in chosen]
 

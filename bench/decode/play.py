@@ -28,6 +28,11 @@ class Played(msgspec.Struct, frozen=True):
         """Tokens per step."""
         return (self.tokens - 1) / max(self.steps, 1)
 
+    @property
+    def speed(self) -> float:
+        """Tokens per second."""
+        return (self.tokens - 1) / self.seconds
+
 
 def play(
     server: Server,

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from bench.decode.known import PLUGIN as KNOWN
+from bench.decode.known import VARIABLE
 from bench.decode.plugin import PLUGIN as GIVEN
 from bench.forced import PLUGIN as FORCED
 from bench.forced.launch import ROOT, environment
@@ -29,19 +31,27 @@ class Server(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def servers(folder: Path, sides: dict[str, Sequence[str]]) -> Iterator[list[Server]]:
-    """A server for each side and its arguments, started together. Raises SystemExit where one does not start."""
+def servers(
+    folder: Path, sides: dict[str, Sequence[str]], known: Sequence[Sequence[int]] = ()
+) -> Iterator[list[Server]]:
+    """A server for each side and its arguments, started together; stock's NGRAM has given the `known` answers.
+
+    Raises SystemExit where one does not start.
+    """
     running, launches = [], []
+    answers = folder / "answers.json"
+    answers.write_bytes(msgspec.json.encode(known))
     for side, arguments in sides.items():
         own = folder / side
         own.mkdir()
         port, gateway = free_ports(2)
         command = [*_command(port), *arguments]
-        plugins = [FORCED]
+        plugin = KNOWN
         if OURS in arguments:
             command += ["--tool-gateway-port", str(gateway), "--tool-state-dir", str(own / "state")]
-            plugins.append(GIVEN)
-        launches.append(Launch(side, port, own / "log", command, environment(own, *plugins)))
+            plugin = GIVEN
+        variables = environment(own, FORCED, plugin, **{VARIABLE: str(answers)})
+        launches.append(Launch(side, port, own / "log", command, variables))
         running.append(Server(side, port))
     with launched(launches):
         yield running

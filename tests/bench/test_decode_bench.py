@@ -2,10 +2,13 @@
 
 import json
 import random
+from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 
+from bench.decode import known
 from bench.decode.__main__ import PREDICTED, SIDES, Work, summarise
 from bench.decode.cases import CONTEXT, Format, cases, made_up
 from bench.decode.lossless import batches, bodies, differences
@@ -94,3 +97,13 @@ def test_the_requests_are_plain_and_with_grammars_and_go_in_four_parts() -> None
     assert [size for size, _ in parts] == [1, 2, 4, 8]
     assert [body for _, part in parts for body in part] == asked
     assert json.loads(asked[2]["sampling_params"]["json_schema"])["required"]
+
+
+def test_ngram_knows_answers_as_if_it_had_given_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "answers.json"
+    file.write_bytes(msgspec.json.encode([[1, 2, 3, 4], [5]]))
+    monkeypatch.setenv(known.VARIABLE, str(file))
+    put: list[list[int]] = []
+    corpus = SimpleNamespace(batch_put=put.extend, synchronize=lambda: put.append([]))
+    known.made(None, SimpleNamespace(max_trie_depth=3, ngram_corpus=corpus))
+    assert put == [[1], [1, 2], [1, 2, 3], [2, 3, 4], [5], []]

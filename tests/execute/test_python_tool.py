@@ -203,6 +203,7 @@ def test_nothing_survives_the_sudden_death_of_the_owner(mine: Bench) -> None:
 
     async def scenario() -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        before = frozenset(children(os.getpid()))
         owner = await asyncio.create_subprocess_exec(sys.executable, "-c", OWNER, str(path), env=environment)
         try:
             await eventually(lambda: len([line for line in _command_lines() if _asleep(line)]) == 3, 60)
@@ -210,7 +211,7 @@ def test_nothing_survives_the_sudden_death_of_the_owner(mine: Bench) -> None:
             owner.kill()
             await owner.wait()
         await eventually(lambda: not any(map(_asleep, _command_lines())))
-        await eventually(_reaped)
+        await eventually(lambda: _reaped(before))
 
     asyncio.run(scenario())
 
@@ -219,11 +220,12 @@ def _asleep(line: str) -> bool:
     return line.startswith(("sleep\x0054321", "sleep\x0065432"))
 
 
-def _reaped() -> bool:
-    """Take up what this process inherited from the dead owner."""
-    for pid in children(os.getpid()):
+def _reaped(before: frozenset[int]) -> bool:
+    """Take up what this process, which had the children `before`, inherited from the dead owner."""
+    inherited = set(children(os.getpid())) - before
+    for pid in inherited:
         os.waitpid(pid, os.WNOHANG)
-    return not children(os.getpid())
+    return not inherited
 
 
 def _command_lines() -> list[str]:
