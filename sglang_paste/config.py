@@ -16,11 +16,16 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     `inert` arguments cannot change the result and are not part of a call's key. A tool that is observed outside
     (`observes = "external"`) runs early only with `disclose = true` as well: an early call tells the outside what
     the user might want, and every one of them is kept in the disclosure log.
+
+    `reads_when` is for tools that run shell commands: it names arguments, and for each the commands that only read, by
+    their first words (`{ command = ["ls", "git log"] }`). A call of which all these arguments consist of such commands
+    alone has the effect `read`, and no `writes`; see `command_line`.
     """
 
     effect: Effect = "write"
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
+    reads_when: dict[str, tuple[str, ...]] = {}
     observes: Observes = "external"
     speculate: bool = False
     disclose: bool = False

@@ -1,6 +1,23 @@
 """What an operator's words about a tool come to: what it touches, and whether it may ever run early."""
 
+from typing import TypeVar
+
+import msgspec
+
+from sglang_paste.calls import Arguments
+from sglang_paste.command_line import only_reads
 from sglang_paste.config import Policy
+
+SomePolicy = TypeVar("SomePolicy", bound=Policy | None)
+
+
+def policy_of(policy: SomePolicy, arguments: Arguments) -> SomePolicy:
+    """The policy of one call: that of a tool that reads, where `reads_when` says so, else the tool's own."""
+    if policy is None or not policy.reads_when:
+        return policy
+    if not all(only_reads(arguments.get(name), commands) for name, commands in policy.reads_when.items()):
+        return policy
+    return msgspec.structs.replace(policy, effect="read", writes=())
 
 
 def is_pure(policy: Policy) -> bool:

@@ -17,6 +17,7 @@ from sglang_paste.execute.offers import Offer, ToolInfo
 from sglang_paste.execute.process import adopt_orphans
 from sglang_paste.execute.python_tool import PythonExecutor
 from sglang_paste.execute.runs import TaskRun
+from sglang_paste.policy import policy_of
 
 __all__ = ["Catalog", "ToolInfo", "load_config"]
 
@@ -78,11 +79,13 @@ class Catalog:
         self._offer(name).schema.check(name, arguments)
         self._executor(name).check(arguments)
 
-    def why_not_early(self, name: str) -> str | None:
-        """Why the tool never runs early, in one sentence; None where it may."""
-        policy = self.tool(name).policy
+    def why_not_early(self, name: str, arguments: Arguments | None = None) -> str | None:
+        """Why the tool, or this call of it, never runs early, in one sentence; None where it may."""
+        own = self.tool(name).policy
+        policy = own if arguments is None else policy_of(own, arguments)
         if policy.effect == "write":
-            return "its effect is write, and what was written early could not be taken back"
+            but = ", but for calls that reads_when tells" if own.reads_when else ""
+            return f"its effect is write{but}, and what was written early could not be taken back"
         if not policy.speculate:
             return "speculate is not set"
         if policy.observes == "external" and not policy.disclose:

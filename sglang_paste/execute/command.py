@@ -14,6 +14,7 @@ from sglang_paste.execute.process import Capture, Overrun, Process, communicate
 from sglang_paste.execute.runs import Gate, TaskRun
 from sglang_paste.execute.sandbox import Confinement, environment_of, wrap
 from sglang_paste.execute.template import ArgvTemplate, Item
+from sglang_paste.policy import policy_of
 
 STDERR_LIMIT = 64 * 1024
 SANDBOX_COMPLAINTS = ("bwrap: ", "prlimit: ")
@@ -51,7 +52,8 @@ class CommandExecutor:
     async def _run(self, arguments: Arguments, run: TaskRun) -> Outcome:
         if self._refusal is not None:
             return Outcome(failure="unavailable", content=f"{self._name} runs only in a sandbox: {self._refusal}")
-        tool = self._tool
+        # A call that reads, by what its command is, sees the workspace read-only, whether it runs early or not.
+        tool = policy_of(self._tool, arguments)
         argv = self._argv.render(arguments)
         if tool.sandbox:
             argv = wrap(argv, msgspec.structs.replace(Confinement.of(tool), cpu_s=_cpu_seconds(tool)))

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from sglang_paste.command_line import fault
 from sglang_paste.config import (
     CommandTool,
     HttpTool,
@@ -161,8 +162,20 @@ def _check_policy(policy: Policy, where: str) -> None:
     _check_ranges(policy, where)
     if policy.writes and policy.effect != "write":
         raise ConfigError(f'{where}.writes names resources, but its effect is {policy.effect}; set effect = "write"')
+    _check_reads_when(policy, where)
     if policy.reads and policy.effect == "pure":
         raise ConfigError(f'{where}.reads names resources, but its effect is pure; set effect = "read"')
+
+
+def _check_reads_when(policy: Policy, where: str) -> None:
+    if policy.reads_when and policy.effect != "write":
+        raise ConfigError(f"{where}.reads_when is for a tool that writes else, and its effect is {policy.effect}")
+    if policy.reads_when and isinstance(policy, PythonTool):
+        raise ConfigError(f"{where}.reads_when is not for python tools, whose workers may write always; drop it")
+    for name, commands in policy.reads_when.items():
+        for command in commands:
+            if why := fault(command):
+                raise ConfigError(f"{where}.reads_when.{name} names {command!r}: {why}")
 
 
 def _check_ranges(record: msgspec.Struct, where: str) -> None:
@@ -182,6 +195,9 @@ def _check_schema(tool: Tool, where: str) -> ArgumentSchema | None:
         schema = ArgumentSchema(tool.parameters)
     except ValueError as error:
         raise ConfigError(f"{where}.parameters is no JSON Schema of arguments: {error}") from error
+    for name in tool.reads_when:
+        if name not in schema.properties:
+            raise ConfigError(f"{where}.reads_when names {name!r}, which is not among its parameters; correct the name")
     for name in tool.inert:
         if name not in schema.properties:
             raise ConfigError(f"{where}.inert names {name!r}, which is not among its parameters; correct the name")

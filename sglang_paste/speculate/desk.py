@@ -10,11 +10,12 @@ import anyio.lowlevel
 import msgspec
 
 from sglang_paste.calls import TenantId, ToolCall
+from sglang_paste.config import Policy
 from sglang_paste.errors import CallError, JournalError, OutcomeUnknown, Unavailable
 from sglang_paste.execute.base import Outcome
 from sglang_paste.gateway.api import Answer, Health, How, Offer, Ticket
 from sglang_paste.observe.spans import Span
-from sglang_paste.policy import does_write
+from sglang_paste.policy import does_write, policy_of
 from sglang_paste.predict.base import Candidate, RunTime
 from sglang_paste.speculate.early import Clock, Early, Spawn
 from sglang_paste.speculate.entries import Claim, Entry
@@ -168,7 +169,7 @@ class ToolDesk:
         return Settled(Answer(outcome=outcome, how="reused", waited=now - asked))
 
     def _take_off(self, call: ToolCall, number: int, claim: Claim, asked: float) -> Seat:
-        abandonable = call.call_id is None and not does_write(self._tools.tool(call.tool).policy)
+        abandonable = call.call_id is None and not does_write(self._policy(call))
         flight = Flight(call, claim.session, asked, abandonable=abandonable)
         if number:
             self._flights[number] = flight
@@ -176,6 +177,9 @@ class ToolDesk:
         self._airborne.add(flight)
         self._spawn(self._fly(flight, number, claim, settled))
         return Seat(flight, asked, first=True)
+
+    def _policy(self, call: ToolCall) -> Policy:
+        return policy_of(self._tools.tool(call.tool).policy, call.arguments)
 
     async def _fly(self, flight: Flight, number: int, claim: Claim, settled: anyio.Event | None) -> None:
         call = flight.call

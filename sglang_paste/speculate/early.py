@@ -155,7 +155,7 @@ class Early:
                 return "under way"
             arguments = with_inert(self._tools.tool(candidate.tool), candidate.arguments)
             self._tools.validate(candidate.tool, arguments)
-            if self._tools.why_not_early(candidate.tool) is not None:
+            if self._tools.why_not_early(candidate.tool, arguments) is not None:
                 return "policy"
             answer = self._ledger.admit(msgspec.structs.replace(candidate, arguments=arguments), self._clock())
         except CallError as error:

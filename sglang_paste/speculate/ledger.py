@@ -12,7 +12,7 @@ from sglang_paste.config import Limits, Policy
 from sglang_paste.errors import BadArguments, LedgerError
 from sglang_paste.events import CallAborted, CallIssued, CallLikely, CallReady, ToolReturned
 from sglang_paste.execute.base import Outcome
-from sglang_paste.policy import is_pure, why_not_early
+from sglang_paste.policy import is_pure, policy_of, why_not_early
 from sglang_paste.predict.base import Candidate
 from sglang_paste.speculate.announced import Announcements
 from sglang_paste.speculate.entries import Claim, Entry, Refusal, State
@@ -94,11 +94,13 @@ class Ledger:
         """Take note that a session has a tool's result. A call that no claim was made for ran elsewhere: where it
         wrote, it counts as a write that has just happened, and a tool nobody declared may have written everything."""
         try:
-            key = self._key(event.tool, parse_arguments(event.arguments))
+            arguments = parse_arguments(event.arguments)
+            key = self._key(event.tool, arguments)
         except BadArguments:
-            key = ""
+            key, arguments = "", {}
         self._announced.returned(event.tenant, event.session, key, event.call_id)
-        writes = writes_of(self._policies.get(event.tool), event.tenant, event.session)
+        policy = policy_of(self._policies.get(event.tool), arguments)
+        writes = writes_of(policy, event.tenant, event.session)
         if writes is None or self._came_through(event, key):
             return []
         return self._squash(writes, now)
@@ -120,7 +122,7 @@ class Ledger:
 
         Raises BadArguments for arguments that are not JSON.
         """
-        policy = self._policies.get(candidate.tool)
+        policy = policy_of(self._policies.get(candidate.tool), candidate.arguments)
         if policy is None:
             return Refusal(reason="unknown tool")
         if why := why_not_early(policy):
@@ -188,7 +190,7 @@ class Ledger:
         """Match an authoritative call, exactly. Raises BadArguments for arguments that are not JSON."""
         key = self._key(call.tool, call.arguments)
         session = call.session or self._announced.session_of(call.tenant, key, call.call_id)
-        if writes_of(self._policies.get(call.tool), call.tenant, session) is not None:
+        if writes_of(policy_of(self._policies.get(call.tool), call.arguments), call.tenant, session) is not None:
             self._made.append(_Made(call.tenant, session, key, call.call_id))
         entry = self._match(call.tenant, session, key, now)
         if entry is None:
@@ -213,7 +215,7 @@ class Ledger:
     ) -> tuple[Footprint | None, list[Entry]]:
         """An authoritative call is about to run: squash what reads what it writes. The footprint is None for a call
         that writes nothing, else it goes to `end_write`, whatever came of the call."""
-        writes = writes_of(self._policies.get(call.tool), call.tenant, session)
+        writes = writes_of(policy_of(self._policies.get(call.tool), call.arguments), call.tenant, session)
         if writes is None:
             return None, []
         self._writing.append(writes)

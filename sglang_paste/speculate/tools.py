@@ -21,8 +21,8 @@ class Tools(Protocol):
     def validate(self, name: str, arguments: Arguments) -> None:
         """Raises UnknownTool, or BadArguments."""
 
-    def why_not_early(self, name: str) -> str | None:
-        """Why the tool never runs early, in one sentence; None where it may."""
+    def why_not_early(self, name: str, arguments: Arguments | None = None) -> str | None:
+        """Why the tool, or this call of it, never runs early, in one sentence; None where it may."""
 
     def launch(self, call: ToolCall, *, speculative: bool) -> Run:
         """Start a run of a validated call."""

@@ -45,6 +45,38 @@ def test_why_a_tool_never_runs_early(bench: Bench) -> None:
     bench.use(toml(**tools), scenario)
 
 
+def test_of_a_shell_only_calls_that_read_may_run_early(bench: Bench) -> None:
+    shell = (
+        '[tools.sh]\nkind = "command"\nargv = ["sh", "-c", "{a}"]\nworkspace = "work"\nspeculate = true\n'
+        'observes = "local"\nreads_when = { a = ["ls", "cat"] }\n'
+        'parameters = {type = "object", properties = {a = {type = "string"}}}\n'
+    )
+    bench.folder.joinpath("work").mkdir()
+
+    async def scenario(catalog: Catalog) -> None:
+        assert "but for calls that reads_when tells" in (catalog.why_not_early("sh") or "")
+        assert "its effect is write" in (catalog.why_not_early("sh", {"a": "ls; touch x"}) or "")
+        assert catalog.why_not_early("sh", {"a": "ls -a"}) is None
+        assert not (await launch(catalog, "sh", a="touch x && ls").wait()).is_error
+        assert (await launch(catalog, "sh", a="ls").wait()).content == "x\n"
+
+    bench.use(shell, scenario)
+
+
+def test_a_call_that_reads_could_not_write_even_if_it_tried(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sglang_paste.policy.only_reads", lambda text, commands: True)
+    shell = (
+        '[tools.sh]\nkind = "command"\nargv = ["sh", "-c", "{a}"]\nworkspace = "work"\nreads_when = { a = ["ls"] }\n'
+        'parameters = {type = "object", properties = {a = {type = "string"}}}\n'
+    )
+    bench.folder.joinpath("work").mkdir()
+
+    async def scenario(catalog: Catalog) -> None:
+        assert "Read-only file system" in (await launch(catalog, "sh", a="touch x").wait()).content
+
+    bench.use(shell, scenario)
+
+
 def test_arguments_are_checked_with_path_and_fault(bench: Bench) -> None:
     async def scenario(catalog: Catalog) -> None:
         catalog.validate("t", {"a": [1, 2]})

@@ -81,7 +81,7 @@ class FakeTools:
         if not isinstance(arguments.get("path", ""), str):
             raise BadArguments("path must be a text")
 
-    def why_not_early(self, name: str) -> str | None:
+    def why_not_early(self, name: str, arguments: Arguments | None = None) -> str | None:
         return None if self.tool(name).policy.speculate else "it is not marked"
 
     def launch(self, call: ToolCall, *, speculative: bool) -> FakeRun:
