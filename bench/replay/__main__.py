@@ -131,7 +131,7 @@ def _bench(arguments: argparse.Namespace) -> None:
     sessions = recording.read(arguments.sessions) if arguments.sessions else made_up.sessions(MADE_UP)
     played = _played(arguments, sessions)
     lessons = train.lessons(sessions, played)
-    patterns = arguments.patterns or train.mined(lessons.train)
+    patterns = arguments.patterns or train.mined(train.some(lessons))
     production = Production(arguments, played, frozenset() if arguments.patterns else lessons.recurring)
     _perform(production, arguments, patterns)
     require_as_stock(production.rows)
@@ -198,8 +198,8 @@ def _simulate(rows: Sequence[Row], sessions: Sequence[Session], arguments: argpa
 
 def _progress(number: int, count: int, place: Place, rows: Sequence[Row], seconds: float) -> None:
     tasks = [row for row in rows if isinstance(row, Task)]
-    mean = sum(task.task_s for task in tasks) / len(tasks)
-    tools = sum(task.tools_s for task in tasks) / len(tasks)
+    mean = sum(task.task_s for task in tasks) / max(1, len(tasks))
+    tools = sum(task.tools_s for task in tasks) / max(1, len(tasks))
     name = f"[{number + 1}/{count}] {place.setting.name}, {place.run}"
     told = f"{name}: {len(tasks)} tasks, mean {mean:.2f} s, of it tools {tools:.2f} s; {seconds:.0f} s"
     print(told, file=sys.stderr, flush=True)

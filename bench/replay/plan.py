@@ -1,7 +1,7 @@
 """Which blocks are played, in which order, and how fast recorded time passes in them."""
 
-import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import msgspec
 
@@ -73,15 +73,14 @@ def overall(by_domain: dict[str, float], recordings: Sequence[Recording]) -> flo
 
 
 def groups(recordings: Sequence[Recording], count: int) -> list[list[Recording]]:
-    """So many groups of one size, in order. Raises SystemExit where there are too few sessions."""
-    size = math.ceil(len(recordings) / count)
-    found = [list(recordings[number * size : (number + 1) * size]) for number in range(count)]
-    if any(not group for group in found):
+    """So many groups, as equal as can be, in order. Raises SystemExit where there are too few sessions."""
+    if len(recordings) < count:
         raise SystemExit(
-            f"there are {len(recordings)} sessions of the wanted length for {count} blocks of {size}; give more "
-            "sessions, or fewer --repetitions"
+            f"there are {len(recordings)} sessions of the wanted length, with two calls and more of tools that have "
+            f"proper names, for {count} blocks; give more sessions, or fewer --repetitions"
         )
-    return found
+    ends = [number * len(recordings) // count for number in range(count + 1)]
+    return [list(recordings[begin:end]) for begin, end in pairwise(ends)]
 
 
 def _by_domain(recordings: Sequence[Recording]) -> dict[str, list[Recording]]:

@@ -8,10 +8,9 @@ from typing import Any
 
 import msgspec
 
-from bench.replay.durations import LEAST_RECORDED_S, fitted, uniform
-from bench.replay.effects import declared
+from bench.replay.durations import LEAST_RECORDED_S, LEAST_S, fitted, uniform
+from bench.replay.effects import declared, effect_of, key_of
 from bench.replay.records import Effect
-from sglang_paste.calls import call_key
 from sglang_paste.execute.load import NAME
 from sglang_paste.execute.process import readable
 from sglang_paste.mine.messages import Message, steps
@@ -88,7 +87,7 @@ def places(calls: Iterable[Call]) -> list[Place]:
     found: list[Place] = []
     for call in calls:
         resource = declared(call.tool).resource
-        found.append((call_key(call.tool, call.arguments), written[resource]))
+        found.append((key_of(call.tool, call.arguments), written[resource]))
         written[resource] += call.effect == "write"
     return found
 
@@ -192,10 +191,10 @@ def _kind(value: Any) -> str:
 
 
 def _call(session: Session, turn: int, index: int, call: Any, result: str, recorded: float | None, seed: int) -> Call:
-    known = declared(call.name)
-    if recorded is None or recorded < LEAST_RECORDED_S:
+    known, arguments = declared(call.name), _clean_all(call.arguments)
+    if recorded is None or recorded < LEAST_RECORDED_S.get(known.kind, LEAST_S):
         recorded = fitted(known.kind, session.source, session.session_id, turn, index, seed)
-    return Call(call.name, _clean_all(call.arguments), result, known.effect, recorded)
+    return Call(call.name, arguments, result, effect_of(call.name, arguments), recorded)
 
 
 def _message(message: Message) -> Message:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import psutil
 
-from bench.replay.effects import declared
+from bench.replay.effects import Declared, declared
 from bench.replay.records import Run
 from bench.replay.toolserver import CONCURRENCY, SESSION_HEADER, ToolServer
 from bench.turns.server import OURS, Server, servers
@@ -81,15 +81,26 @@ def write_tools(folder: Path, schemas: dict[str, dict[str, Any]], server: ToolSe
             f'session_header = "{SESSION_HEADER}"',
             f'effect = "{known.effect}"',
             f'observes = "local"\ntimeout_s = 600.0\nconcurrency = {CONCURRENCY}',
-            f"speculate = {json.dumps(known.effect != 'write')}",
+            f"speculate = {json.dumps(known.effect != 'write' or bool(known.reads_when))}",
             f"parameters = {_toml(schema)}",
+            f"inert = {_toml([name for name in known.inert if name in schema['properties']])}",
         ]
+        reads_when = {name: list(rule) for name, rule in known.reads_when if name in schema["properties"]}
+        if reads_when:
+            lines.append(f"reads_when = {_toml(reads_when)}")
         if known.resource:
-            lines.append(f"{'writes' if known.effect == 'write' else 'reads'} = {json.dumps([known.resource])}")
+            touched = json.dumps([known.resource])
+            lines += [f"{what} = {touched}" for what in ("reads", "writes") if what in _touches(known)]
         lines.append("")
     path = folder / "tools.toml"
     path.write_text("\n".join(lines))
     return path
+
+
+def _touches(known: Declared) -> tuple[str, ...]:
+    if known.effect != "write":
+        return ("reads",)
+    return ("reads", "writes") if known.reads_when else ("writes",)
 
 
 def _arguments(run: Run, tools: Path, patterns: Path | None) -> tuple[str, ...]:
@@ -104,7 +115,7 @@ def _arguments(run: Run, tools: Path, patterns: Path | None) -> tuple[str, ...]:
 
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(name)} = {_toml(each)}" for name, each in value.items()) + "}"
+        return "{" + ", ".join(f"{_toml(name)} = {_toml(each)}" for name, each in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -11,9 +11,8 @@ from typing import Any
 import msgspec
 
 from bench.replay.durations import fitted
-from bench.replay.effects import declared
+from bench.replay.effects import declared, key_of
 from bench.replay.recording import Call, Place, Recording, places
-from sglang_paste.calls import call_key
 
 WRONG = "[this call was never made here]"
 
@@ -83,7 +82,7 @@ class _Life:
             self._recorded[place].append(call)
 
     def execute(self, tool: str, arguments: dict[str, Any]) -> Execution:
-        key = call_key(tool, arguments)
+        key = key_of(tool, arguments)
         place = key, self._written[declared(tool).resource]
         recorded = self._recorded.get(place)
         if recorded:

@@ -21,6 +21,7 @@ from sglang_paste.config import Policy
 HITS = ("reused", "joined", "promoted")
 # What the odds of a foreseen call are taken for where the rows do not say.
 SURE = 0.9
+_ELSE = " that "
 
 
 class Habit(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,13 +50,19 @@ def queues(tasks: Sequence[Task], block: Block, seed: int = 0) -> list[list[Sess
 
 def policies(tasks: Sequence[Task], concurrency: int = 64) -> dict[str, Policy]:
     """Tools as the replay declares them."""
-    effects = {call.tool: call.effect for task in tasks for call in task.calls}
+    effects = {in_model(call.tool, call.effect): call.effect for task in tasks for call in task.calls}
     return {tool: declare(tool, effect, concurrency) for tool, effect in effects.items()}
 
 
+def in_model(tool: str, effect: Effect) -> str:
+    """A tool's name in the model, where a tool does the same in all of its calls: those of a shell that only read are
+    calls of another."""
+    return tool if effect == declared(tool).effect else f"{tool}{_ELSE}{effect}"
+
+
 def declare(tool: str, effect: Effect, concurrency: int) -> Policy:
-    """A tool that reads or writes what is known of its name, of the session's own."""
-    resource = declared(tool).resource
+    """A tool of the model that reads or writes what is known of its name, of the session's own."""
+    resource = declared(tool.partition(_ELSE)[0]).resource
     touched = (resource,) if resource else ()
     return Policy(
         effect=effect,
@@ -97,7 +104,9 @@ def _use(call: Call, turns: Sequence[Played], number: int, habit: Habit, chance:
     for _ in range(_count(habit.per_call, chance) if habit.samples else 0):
         probability, seconds = chance.choice(habit.samples)
         guesses.append(Guess(moment="turn", probability=probability, right=False, seconds=seconds))
-    return Use(tool=call.tool, seconds=call.duration_s, effect=call.effect, guesses=tuple(guesses))
+    return Use(
+        tool=in_model(call.tool, call.effect), seconds=call.duration_s, effect=call.effect, guesses=tuple(guesses)
+    )
 
 
 def foreseen(call: Call, turns: Sequence[Played], number: int) -> Guess:

@@ -8,7 +8,7 @@ import msgspec
 
 from bench.replay.recording import Recording
 from bench.replay.records import Block, Effect, Row, Run, Task
-from bench.replay.simulate.observe import HITS, declare, foreseen
+from bench.replay.simulate.observe import HITS, declare, foreseen, in_model
 from bench.replay.simulate.workload import Guess, Moment, Session, Turn, Use
 from sglang_paste.config import Policy
 
@@ -108,7 +108,10 @@ def _recorded(recording: Recording) -> Session:
     for answer in recording.answers:
         prompt += sum(_tokens(str(message["content"])) for message in answer.arrives)
         said = _tokens(answer.content) + sum(_tokens(str(call.arguments)) + 10 for call in answer.calls)
-        uses = tuple(Use(tool=call.tool, seconds=call.seconds, effect=call.effect) for call in answer.calls)
+        uses = tuple(
+            Use(tool=in_model(call.tool, call.effect), seconds=call.seconds, effect=call.effect)
+            for call in answer.calls
+        )
         turns.append(Turn(prompt=prompt, output=max(said, 2), steps=max(said, 2) - 1, fresh=8, uses=uses))
         prompt += said + sum(_tokens(call.result) for call in answer.calls)
         if prompt > LONGEST_TOKENS:

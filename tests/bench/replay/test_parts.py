@@ -121,6 +121,21 @@ def test_what_is_not_known_writes() -> None:
     assert declared("Grep").resource == "session:workspace"
 
 
+def test_of_a_shell_what_only_reads_is_told_by_the_command() -> None:
+    told = [
+        *called("Bash", "2 failed", command="cd /x && python -m pytest -x 2>&1 | tail -5", description="to see"),
+        *called("Bash", "done", command="rm a", description="to clean"),
+        *called("Bash", "2 passed", command="cd /x && python -m pytest -x 2>&1 | tail -5", description="again"),
+    ]
+    found = recording.record(session(*told))
+    assert [call.effect for call in found.calls] == ["read", "write", "read"]
+    it = world(session(*told))
+    again = {**found.calls[0].arguments, "description": ""}
+    assert it.execute("x", "Bash", again).content == "2 failed"
+    it.ended("x", it.execute("x", "Bash", found.calls[1].arguments))
+    assert it.execute("x", "Bash", again).content == "2 passed"
+
+
 def test_sessions_are_chosen_by_name_alone_one_of_a_task() -> None:
     found = [recording.record(each) for each in made_up.sessions(10)]
     chosen = recording.choose(found, Wanted(9))
@@ -149,6 +164,19 @@ def test_what_is_played_is_not_learned_from() -> None:
     for each in played:
         assert each.session not in lessons.train
         assert (each.session.task_id in learned) == (each.name in lessons.recurring)
+    some = train.some(lessons, 60)
+    assert 0 < sum(len(turn.tool_calls) for each in some for turn in each.turns) <= 60
+    assert len(some) < len(lessons.train)
+    again = {each.session.task_id for each in played if each.name in lessons.recurring}
+    assert {each.task_id for each in some[:3]} <= again
+    assert train.some(lessons) == lessons.train
+
+
+def test_sessions_are_dealt_out_evenly() -> None:
+    played = [recording.record(each) for each in made_up.sessions(4)[:4]]
+    assert plan.groups(played, 3) == [played[:1], played[1:2], played[2:]]
+    with pytest.raises(SystemExit, match="there are 4 sessions of the wanted length"):
+        plan.groups(played, 5)
 
 
 def test_made_up_sessions_are_the_same_every_time_and_their_calls_return_something() -> None:
