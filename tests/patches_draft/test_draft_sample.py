@@ -1,6 +1,5 @@
-"""Sampled with drafts, tokens come from the distribution they come from without."""
+"""Sampled with drafts by SGLang's sampler, tokens come from the distribution they come from without."""
 
-import itertools
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -103,37 +102,20 @@ LIMIT = 66.0
 def test_drafts_do_not_change_the_distribution(
     temperature: float, kind: dict[str, Any], keep: Callable[[Tensor], Tensor]
 ) -> None:
-    from sglang_paste.patches.draft_sample import sample_tree
+    from sglang_paste.patches.draft_sample import sampled
 
     torch.manual_seed(7)
-    seen = pairs(sample_tree, sampling(TRIALS, temperature, **kind))
+    seen = pairs(sampled, sampling(TRIALS, temperature, **kind))
     assert chi_squared(seen, expected(temperature, keep)) < LIMIT
 
 
 def test_the_test_tells_a_verification_that_favours_drafts() -> None:
-    from sglang_paste.patches.draft_sample import sample_tree
+    from sglang_paste.patches.draft_sample import sampled
 
     def favouring(tree: Any, logits: Tensor, kind: Any, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if tree.draft_token_num > 1:
             logits[::4, 1] += 0.2
-        return sample_tree(tree, logits, kind, lengths)
+        return sampled(tree, logits, kind, lengths)
 
     torch.manual_seed(7)
     assert chi_squared(pairs(favouring, sampling(TRIALS, 1.0)), expected(1.0, lambda row: row)) > LIMIT
-
-
-def test_what_is_accepted_is_a_path_of_the_tree_and_the_counts_fit() -> None:
-    from sglang_paste.patches.draft_sample import sample_tree
-
-    torch.manual_seed(7)
-    tree = trees([[1, 3], [4, 0]], 500)
-    predicted, counts, path = sample_tree(
-        tree, FOLLOWS[tree.draft_token].clone(), sampling(500, 1.0), torch.ones(500, dtype=torch.int64)
-    )
-    assert ((path >= 0).sum(1) == counts).all()
-    for row in range(500):
-        nodes = [int(node) - 4 * row for node in path[row] if node >= 0]
-        assert nodes in ([0], [0, 1], [0, 3], [0, 1, 2])
-        for node, after in itertools.pairwise(nodes):
-            assert int(predicted[4 * row + node]) == int(tree.draft_token[4 * row + after])
-    assert {int(count) for count in counts} == {1, 2, 3}
