@@ -19,12 +19,13 @@ def is_plain_only(batch: Any) -> bool:
 
 def limit_of(req: Any, length: int) -> int:
     """How many tokens may be drafted behind the last of `length` + 1. Penalties and a least number of tokens are
-    counted per step, so such requests go step by step for as long as they count."""
+    counted per step, the latter anew once a request was retracted, so such requests go step by step for as long as they
+    count."""
     wanted = req.sampling_params
     generated = length + 1 - len(req.origin_input_ids)
     if wanted.frequency_penalty or wanted.presence_penalty or wanted.repetition_penalty != 1.0:
         return 0
-    if generated < wanted.min_new_tokens or req.multimodal_inputs is not None:
+    if req.decode_batch_idx < wanted.min_new_tokens or req.multimodal_inputs is not None:
         return 0
     if (wanted.custom_params or {}).get(KEY) is False:
         return 0

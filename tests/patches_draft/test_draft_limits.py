@@ -55,11 +55,14 @@ def test_without_a_grammar_nothing_is_pruned() -> None:
     assert prune(None, [1, 2]) == [1, 2]
 
 
-def request(**params: Any) -> Any:
+def request(steps: int = 1, **params: Any) -> Any:
+    """A request with a prompt of 10 tokens, which was prefilled and then decoded in so many steps."""
     defaults: dict[str, Any] = {"frequency_penalty": 0.0, "presence_penalty": 0.0, "repetition_penalty": 1.0}
     defaults |= {"min_new_tokens": 0, "custom_params": None}
     wanted = SimpleNamespace(**(defaults | {"max_new_tokens": 100} | params))
-    return SimpleNamespace(sampling_params=wanted, origin_input_ids=[1] * 10, multimodal_inputs=None)
+    return SimpleNamespace(
+        sampling_params=wanted, origin_input_ids=[1] * 10, multimodal_inputs=None, decode_batch_idx=steps
+    )
 
 
 def test_no_more_is_drafted_than_may_come() -> None:
@@ -74,8 +77,9 @@ def test_penalties_are_counted_token_by_token(name: str) -> None:
 
 
 def test_a_least_number_of_tokens_is_counted_before_anything_is_drafted() -> None:
-    assert limit_of(request(min_new_tokens=5), 13) == 0
-    assert limit_of(request(min_new_tokens=5), 14) == 94
+    assert limit_of(request(steps=4, min_new_tokens=5), 13) == 0
+    assert limit_of(request(steps=5, min_new_tokens=5), 14) == 94
+    assert limit_of(request(steps=1, min_new_tokens=5), 30) == 0, "SGLang counts anew after a retraction"
 
 
 def test_a_request_can_do_without_drafts() -> None:
