@@ -1,12 +1,16 @@
 """Where a batch's next tokens may stand: each request's own text, and the hints that were given for it."""
 
+from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from sglang_paste.draft.chance import Chance
+from sglang_paste.draft.gate import Offer
 from sglang_paste.draft.hints import MAX_REQUESTS, Hint, Hints, Source
+from sglang_paste.draft.offers import HEAD
 from sglang_paste.kernels.ngram_match import Match, ngram_match
 from sglang_paste.patches.draft_grammar import Forced
 
@@ -14,12 +18,38 @@ MAX_MATCH = 24
 MIN_MATCH = 1
 
 
+class _Texts(NamedTuple):
+    """The texts of a source for one request, -1 between them; where each begins, and how likely it was."""
+
+    tokens: list[int]
+    min_match: int
+    begins: list[int]
+    probabilities: list[float | None]
+
+    def chance(self, length: int, place: int) -> Chance | None:
+        """Of a match of so many tokens, behind which the text goes on at `place`: the call's chance, if it is known and
+        the match reaches back to the call's beginning."""
+        which = bisect_right(self.begins, place) - 1
+        probability, written = self.probabilities[which], place - self.begins[which] - HEAD
+        return None if probability is None or length < written else Chance(probability, max(written, 0))
+
+
 class Found(NamedTuple):
-    """What a source found for those requests of the batch that stand at `rows`."""
+    """What a source found for those requests of the batch that stand at `rows`; in which `texts`, if in hints."""
 
     source: Source
     rows: list[int]
     match: Match
+    texts: Sequence[_Texts] = ()
+
+    def offers(self) -> Iterator[tuple[int, Offer]]:
+        """Each draft with the row that it is for, read from the device."""
+        tokens, *numbers = self.match
+        lists = zip(self.rows, tokens.tolist(), *(each.tolist() for each in numbers), strict=True)
+        for at, (row, drafted, count, length, place) in enumerate(lists):
+            if count:
+                chance = self.texts[at].chance(length, place) if self.texts else None
+                yield row, Offer(self.source, length, drafted[:count], chance)
 
     def spread(self, size: int) -> tuple[Tensor, Tensor]:
         """Tokens [size, longest] and counts [size] of a whole batch, none where the source was not asked."""
@@ -31,13 +61,6 @@ class Found(NamedTuple):
             tokens.new_zeros((size, tokens.shape[1])).index_copy_(0, rows, tokens),
             count.new_zeros(size).index_copy_(0, rows, count),
         )
-
-
-class _Texts(NamedTuple):
-    """The texts of a source for one request, -1 between them."""
-
-    tokens: list[int]
-    min_match: int
 
 
 class Lookup:
@@ -76,7 +99,7 @@ class Lookup:
             padded = [[*drafts[row], *[-1] * (self._longest - len(drafts[row]))] for row in rows]
             tokens = torch.tensor(padded, dtype=like.dtype, device=like.device)
             count = (tokens >= 0).sum(1, dtype=torch.int32)
-            yield Found(Source.GRAMMAR, rows, Match(tokens, count, torch.full_like(count, MAX_MATCH)))
+            yield Found(Source.GRAMMAR, rows, Match(tokens, count, torch.full_like(count, MAX_MATCH), count * 0))
 
     def _hinted(self, source: Source, rows: list[int], texts: list[_Texts], tokens: Tensor, lengths: Tensor) -> Found:
         sizes = torch.tensor([len(text.tokens) for text in texts])
@@ -87,7 +110,7 @@ class Lookup:
         tails, ends = _tails(tokens.index_select(0, which), lengths.index_select(0, which))
         shortest = min(text.min_match for text in texts)
         sizes, packed = sizes.to(tokens.device), packed.to(tokens.device)
-        return Found(source, rows, self._match(packed, sizes, tail=tails, tail_lengths=ends, min_match=shortest))
+        return Found(source, rows, self._match(packed, sizes, tail=tails, tail_lengths=ends, min_match=shortest), texts)
 
     def _match(self, text: Tensor, lengths: Tensor, min_match: int, **tail: Tensor) -> Match:
         return ngram_match(text, lengths, min_match=min_match, max_match=MAX_MATCH, draft=self._longest, **tail)
@@ -101,9 +124,13 @@ class Lookup:
                 self._texts.clear()
             texts: dict[Source, _Texts] = {}
             for hint in reversed(hints):
-                before = texts.get(hint.source, _Texts([], hint.min_match))
-                tokens = [*before.tokens, *hint.tokens, -1]
-                texts[hint.source] = _Texts(tokens, min(before.min_match, hint.min_match))
+                before = texts.get(hint.source, _Texts([], hint.min_match, [], []))
+                texts[hint.source] = _Texts(
+                    [*before.tokens, *hint.tokens, -1],
+                    min(before.min_match, hint.min_match),
+                    [*before.begins, len(before.tokens)],
+                    [*before.probabilities, hint.probability],
+                )
             self._texts[request] = known = hints, texts
         return known[1]
 

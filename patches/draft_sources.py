@@ -167,7 +167,7 @@ def dispatching(_result: None, scheduler: Any) -> None:
     """After `Scheduler.init_request_dispatcher`: offers have a place to go to."""
 
     def apply(offer: Offer) -> None:
-        hints().put(offer.request, offer.source, offer.texts, min_match=MIN_MATCH)
+        hints().put(offer.request, offer.source, offer.texts, min_match=MIN_MATCH, probabilities=offer.probabilities)
 
     scheduler._request_dispatcher += TypeBasedDispatcher([(Offer, apply)])
 

@@ -139,12 +139,11 @@ class DraftWorker(NGRAMWorker):  # type: ignore[misc]
         ]
         if not any(limits) or is_plain_only(batch) or not self.gate.looks_up():
             return demands
-        for source, rows, match in self._lookup.find(batch.reqs, *self._history.rows(batch)):
-            found = zip(rows, match.tokens.tolist(), match.count.tolist(), match.length.tolist(), strict=True)
-            for row, tokens, count, length in found:
-                usable = prune(batch.reqs[row].grammar, tokens[: min(count, limits[row])])
+        for found in self._lookup.find(batch.reqs, *self._history.rows(batch)):
+            for row, offer in found.offers():
+                usable = prune(batch.reqs[row].grammar, offer.tokens[: limits[row]])
                 if usable:
-                    offers[row].append(Offer(source, length, usable))
+                    offers[row].append(offer._replace(tokens=usable))
         return demands
 
     def _decode(self, batch: Any, roots: Tensor) -> Any:

@@ -42,8 +42,8 @@ def ngram_match(
     if tail is None or tail_lengths is None:
         tail, tail_lengths = text, lengths
     if out is None:
-        numbers = torch.empty((2, len(text)), dtype=torch.int32, device=text.device)
-        out = Match(text.new_empty((len(text), draft)), numbers[0], numbers[1])
+        numbers = torch.empty((3, len(text)), dtype=torch.int32, device=text.device)
+        out = Match(text.new_empty((len(text), draft)), *numbers)
     if uses_triton(text):
         from sglang_paste.kernels.ngram_match import triton
 

@@ -23,8 +23,8 @@ def ngram_match(
     prefer: Prefer,
     out: Match,
 ) -> None:
-    tokens, counts, matched = out.tokens.numpy(), out.count.numpy(), out.length.numpy()
-    tokens[:], counts[:], matched[:] = -1, 0, 0
+    tokens, counts, matched, places = (each.numpy() for each in out)
+    tokens[:], counts[:], matched[:], places[:] = -1, 0, 0, 0
     rows = zip(text.numpy(), lengths.tolist(), tail.numpy(), tail_lengths.tolist(), strict=True)
     for row, (known, size, suffix, suffix_size) in enumerate(rows):
         known = known[:size]
@@ -36,7 +36,7 @@ def ngram_match(
             end = _most_frequent(known, wanted[:length])
         found = known[end : end + draft]
         count = _first(found < 0, len(found))
-        tokens[row, :count], counts[row], matched[row] = found[:count], count, length
+        tokens[row, :count], counts[row], matched[row], places[row] = found[:count], count, length, end
 
 
 def _matchable(suffix: Any) -> Any:

@@ -23,7 +23,7 @@ def ngram_match(
         length, end = _occurrence(known, suffix, min_match, max_match, prefer)
         found = _continuation(known, end)[:draft] if length else []
         out.tokens[row] = torch.tensor(found + [-1] * (draft - len(found)))
-        out.count[row], out.length[row] = len(found), length
+        out.count[row], out.length[row], out.place[row] = len(found), length, end
 
 
 def _occurrence(text: list[int], tail: list[int], min_match: int, max_match: int, prefer: Prefer) -> tuple[int, int]:

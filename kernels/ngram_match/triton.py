@@ -42,6 +42,8 @@ def ngram_match(
         out.count.stride(0),
         out.length,
         out.length.stride(0),
+        out.place,
+        out.place.stride(0),
         triton.next_power_of_2(pieces),
         triton.next_power_of_2(draft),
         PIECE,
@@ -115,6 +117,8 @@ def _continue_best(
     counts_step,
     matched,
     matched_step,
+    begins,
+    begins_step,
     PIECES: tl.constexpr,
     DRAFT: tl.constexpr,
     PIECE: tl.constexpr,
@@ -145,6 +149,7 @@ def _continue_best(
     tl.store(tokens + row * tokens_row + step * tokens_step, tl.where(step < count, found, -1), mask=step < draft)
     tl.store(counts + row * counts_step, count)
     tl.store(matched + row * matched_step, length)
+    tl.store(begins + row * begins_step, end)
 
 
 @triton.jit

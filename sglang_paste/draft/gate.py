@@ -10,9 +10,10 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from sglang_paste.draft.chance import Chance, Floats
 from sglang_paste.draft.cost import Cost, Step
 from sglang_paste.draft.hints import Source
-from sglang_paste.draft.survival import Floats, Survival, shared
+from sglang_paste.draft.survival import Survival, shared
 
 WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 # What drafting must promise beyond a plain step, since both are estimates.
@@ -31,11 +32,13 @@ IDLE_PERIOD = 4
 
 
 class Offer(NamedTuple):
-    """A draft for a request: its tokens rest on a match of `match` tokens."""
+    """A draft for a request: its tokens rest on a match of `match` tokens, and are those of a call with this `chance`,
+    where that is known."""
 
     source: Source
     match: int
     tokens: Sequence[int]
+    chance: Chance | None = None
 
 
 class Demand(NamedTuple):
@@ -124,10 +127,10 @@ class Gate:
             right, compared = shared(offer.tokens, generated)
             if not compared:
                 continue
-            hazards = self._survival.hazards(offer.source, offer.match)
+            hazards = self._survival.hazards(offer.source, offer.match, offer.chance)
             foreseen = float(hazards[: min(right + 1, compared)].sum())
             self._luck_of(demand.request, offer.source).observe(float(right < compared), foreseen)
-            self._survival.observe(offer.source, offer.match, right, compared)
+            self._survival.observe(offer.source, offer.match, right, compared, offer.chance)
 
     def observe(self, step: Step, seconds: float, lookup_seconds: float) -> None:
         """A step took so long beside looking up its drafts."""
@@ -153,7 +156,7 @@ class Gate:
         best, most = None, np.zeros(0)
         for offer in demand.offers:
             count = min(len(offer.tokens), demand.limit, self._longest)
-            hazards = self._survival.hazards(offer.source, offer.match)[:count]
+            hazards = self._survival.hazards(offer.source, offer.match, offer.chance)[:count]
             ratio = self._luck[key].ratio if (key := (demand.request, offer.source)) in self._luck else 1.0
             hopes = np.cumsum(np.cumprod((1 - hazards) ** ratio))
             if count and (not len(most) or hopes[-1] > most[-1]):

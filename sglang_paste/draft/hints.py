@@ -30,11 +30,12 @@ class Source(StrEnum):
 
 class Hint(msgspec.Struct, frozen=True):
     """A text of at most `MAX_TOKENS` tokens. It is believed where the last `min_match` tokens of the request or more
-    stand in it."""
+    stand in it. Of a call that may come next, `probability` says how likely that is."""
 
     source: Source
     tokens: tuple[int, ...]
     min_match: int = MIN_MATCH
+    probability: float | None = None
 
 
 class Hints:
@@ -46,13 +47,24 @@ class Hints:
         self._of: dict[str, tuple[Hint, ...]] = {}
         self._tokens = 0
 
-    def put(self, request: str, source: Source, texts: Sequence[Sequence[int]], *, min_match: int = MIN_MATCH) -> None:
-        """Let these texts take the place of what the source knew of the request, the likeliest first.
+    def put(
+        self,
+        request: str,
+        source: Source,
+        texts: Sequence[Sequence[int]],
+        *,
+        min_match: int = MIN_MATCH,
+        probabilities: Sequence[float] = (),
+    ) -> None:
+        """Let these texts take the place of what the source knew of the request, the likeliest first; where their
+        `probabilities` are known, there is one for each.
 
         What is beyond `MAX_TEXTS` or beyond a text's first `MAX_TOKENS` is left out, and so is a text too short to be
         of use. When there are too many requests or tokens, the request that came first loses its hints.
         """
-        kept = [Hint(source, tuple(text[:MAX_TOKENS]), min_match) for text in texts if len(text) > min_match]
+        likely: Sequence[float | None] = probabilities or [None] * len(texts)
+        told = zip(texts, likely, strict=True)
+        kept = [Hint(source, tuple(text[:MAX_TOKENS]), min_match, p) for text, p in told if len(text) > min_match]
         known = self._by_source.setdefault(request, {})
         self._tokens -= _size(known.get(source, ()))
         known[source] = tuple(kept[:MAX_TEXTS])

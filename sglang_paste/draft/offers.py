@@ -28,11 +28,13 @@ HEAD = 4
 
 
 class Offer(msgspec.Struct, frozen=True):
-    """What a source knows of a request, in place of what it knew before; `draft.hints` keeps it."""
+    """What a source knows of a request, in place of what it knew before; `draft.hints` keeps it. Of calls that were
+    foreseen it has their `probabilities`."""
 
     request: str
     source: Source
     texts: tuple[Text, ...]
+    probabilities: tuple[float, ...] = ()
 
 
 class _Turn(msgspec.Struct):
@@ -104,17 +106,14 @@ class Offers:
     def _offers(self, request: str, sources: Iterable[Source] = tuple(Source)) -> list[Offer]:
         turn = self._turns[request]
         tools = self._likely(turn)
-        makers: dict[Source, Callable[[], list[Text]]] = {
-            Source.PREDICTED: lambda: self._predicted(turn),
-            Source.SKELETON: lambda: self._skeletons(turn, tools),
-            Source.PAST: lambda: self._written(turn, tools),
+        makers: dict[Source, Callable[[], Offer]] = {
+            Source.PREDICTED: lambda: self._predicted(request, turn),
+            Source.SKELETON: lambda: Offer(request, Source.SKELETON, self._skeletons(turn, tools)),
+            Source.PAST: lambda: Offer(request, Source.PAST, self._written(turn, tools)),
         }
-        offers = []
-        for source in sources:
-            if source in makers and source in self.texts:
-                texts = makers[source]()
-                self.texts[source] += len(texts)
-                offers.append(Offer(request, source, tuple(texts)))
+        offers = [makers[source]() for source in sources if source in makers and source in self.texts]
+        for offer in offers:
+            self.texts[offer.source] += len(offer.texts)
         return offers
 
     def _likely(self, turn: _Turn) -> list[str]:
@@ -124,8 +123,8 @@ class Offers:
         names = dict.fromkeys((*foreseen, *self._past.tools(turn.whose[0]), *turn.schemas))
         return [name for name in names if name in turn.schemas][:LIKELY_TOOLS]
 
-    def _predicted(self, turn: _Turn) -> list[Text]:
-        texts = []
+    def _predicted(self, request: str, turn: _Turn) -> Offer:
+        texts = list[tuple[Text, float]]()
         for call in islice(self._foreseen.calls(turn.whose, turn.tool), MAX_TEXTS):
             try:
                 arguments = parse_arguments(call.arguments)
@@ -133,21 +132,22 @@ class Offers:
                 continue
             text = self._writer(turn)(call.tool, in_habit(arguments, self._arguments(turn, call.tool)))
             if text:
-                texts.append((*turn.head, *self._encode(text)))
-        return texts
+                texts.append(((*turn.head, *self._encode(text)), call.probability))
+        tokens, probabilities = zip(*texts, strict=True) if texts else ((), ())
+        return Offer(request, Source.PREDICTED, tokens, probabilities)
 
-    def _skeletons(self, turn: _Turn, tools: Iterable[str]) -> list[Text]:
+    def _skeletons(self, turn: _Turn, tools: Iterable[str]) -> tuple[Text, ...]:
         write = self._writer(turn)
         texts = [
             self._encode(piece)
             for tool in tools
             for piece in pieces(write, tool, shape_of(turn.schemas.get(tool), self._arguments(turn, tool)))
         ]
-        return joined(texts)
+        return tuple(joined(texts))
 
-    def _written(self, turn: _Turn, tools: Iterable[str]) -> list[Text]:
+    def _written(self, turn: _Turn, tools: Iterable[str]) -> tuple[Text, ...]:
         tenant = turn.whose[0]
-        return joined([call.tokens for tool in tools for call in self._past.calls(tenant, tool)])
+        return tuple(joined([call.tokens for tool in tools for call in self._past.calls(tenant, tool)]))
 
     def _writer(self, turn: _Turn) -> Write:
         frame = self._past.frame(turn.whose[0])

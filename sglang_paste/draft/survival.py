@@ -2,14 +2,11 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sglang_paste.draft.chance import Chance, Chances, Floats
 from sglang_paste.draft.hints import Source
-
-Floats: TypeAlias = "NDArray[np.float64]"
 
 # Where the classes of match lengths and of places in a draft begin.
 MATCHES = (1, 2, 3, 4, 6, 9, 17)
@@ -32,14 +29,19 @@ class Survival:
     def __init__(self, longest: int) -> None:
         self._longest = longest
         self._kinds: dict[tuple[Source, int], _Kind] = {}
+        self._chances = Chances(longest)
 
-    def hazards(self, source: Source, match: int) -> Floats:
-        """For each place of a draft, [longest], how often its token is wrong where all before it are right."""
-        return self._kind(source, match).hazards()
+    def hazards(self, source: Source, match: int, chance: Chance | None = None) -> Floats:
+        """For each place of a draft, [longest], how often its token is wrong where all before it are right. Where it is
+        a call whose `chance` is known, that says more than the match."""
+        return self._chances.hazards(chance) if chance else self._kind(source, match).hazards()
 
-    def observe(self, source: Source, match: int, right: int, compared: int) -> None:
+    def observe(self, source: Source, match: int, right: int, compared: int, chance: Chance | None = None) -> None:
         """Of a draft of which `compared` tokens could be compared, the first `right` were generated."""
-        self._kind(source, match).observe(right, compared)
+        if chance:
+            self._chances.observe(chance, right, compared)
+        else:
+            self._kind(source, match).observe(right, compared)
 
     def _kind(self, source: Source, match: int) -> "_Kind":
         key = source, max(0, bisect_right(MATCHES, match) - 1)

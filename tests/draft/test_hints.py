@@ -43,6 +43,14 @@ def test_a_text_no_longer_than_its_match_has_nothing_to_draft() -> None:
     assert [hint.tokens for hint in hints.of("r")] == [(1, 2, 3)]
 
 
+def test_likelihoods_stay_with_their_texts() -> None:
+    hints = Hints()
+    hints.put("r", Source.PREDICTED, [[1, 2, 3], [4], [5, 6, 7]], probabilities=[0.5, 0.3, 0.1])
+    assert [(hint.tokens, hint.probability) for hint in hints.of("r")] == [((1, 2, 3), 0.5), ((5, 6, 7), 0.1)]
+    with pytest.raises(ValueError, match="shorter"):
+        hints.put("r", Source.PREDICTED, [[1, 2, 3], [5, 6, 7]], probabilities=[0.5])
+
+
 def test_a_request_that_ended_leaves_nothing() -> None:
     hints = Hints()
     hints.put("r", Source.PAST, [[1, 2, 3]])

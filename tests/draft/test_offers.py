@@ -52,6 +52,7 @@ def test_a_foreseen_call_follows_the_end_of_the_prompt() -> None:
     assert offers.foresaw(draft(FIRST, ("read", '{"path": "a"}', 0.5))) == []
     (offer,) = offers.began("r", FIRST, SCHEMAS, PROMPT)
     assert offer.texts == ((8, 9, 10, 11, *encode('<call>read {"path":"a"}</call>')),)
+    assert offer.probabilities == (0.5,)
 
 
 def test_what_is_foreseen_later_reaches_the_turns_under_way() -> None:

@@ -15,7 +15,7 @@ KERNELS: list[tuple[str, str, dict[str, str], dict[str, Any]]] = [
     (
         "ngram_match",
         "_continue_best",
-        TEXTS | {"voters": LONG, "tokens": "*i32", "counts": "*i32", "matched": "*i32"},
+        TEXTS | {"voters": LONG, "tokens": "*i32", "counts": "*i32", "matched": "*i32", "begins": "*i32"},
         {"PIECES": 256, "DRAFT": 8, "PIECE": 1024, "VOTERS": 64, "FREQUENT": True},
     ),
     (

@@ -27,7 +27,7 @@ class Case:
     prefer: Prefer
 
     def after(self, version: Callable[..., Any]) -> Match:
-        numbers = torch.full((2, len(self.text)), POISON, dtype=torch.int32)
+        numbers = torch.full((3, len(self.text)), POISON, dtype=torch.int32)
         tokens = torch.full((len(self.text), 2 * self.draft), POISON, dtype=self.text.dtype)[:, ::2]
         out = Match(tokens, *numbers)
         return version(*vars(self).values(), out) or out

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import torch
 
+from sglang_paste.draft.chance import Chance
 from sglang_paste.draft.hints import Hints, Source
 from sglang_paste.patches.draft_lookup import Lookup
 
@@ -56,6 +57,28 @@ def test_matches_reach_no_further_than_one_text() -> None:
     hints = Hints()
     hints.put("0", Source.PAST, [[5, 6, 1], [2, 3, 4]])
     assert find(hints, [5, 6])[1] == ("past", [0], [[1]])
+
+
+def chance_of(hints: Hints, text: list[int]) -> Chance | None:
+    """What is known of the first draft for a text."""
+    tokens, lengths = torch.tensor([text], dtype=torch.int32), torch.tensor([len(text)])
+    found = next(Lookup(hints, 4).find([SimpleNamespace(rid="0")], tokens, lengths))
+    ((_, offer),) = found.offers()
+    return offer.chance
+
+
+def test_a_foreseen_call_has_its_chance_from_its_beginning_on() -> None:
+    hints, prompt = Hints(), [1, 2, 3, 4]
+    likely, other = list(range(10, 60)), [10, 11, 70, 71, 14, 15]
+    hints.put("0", Source.PREDICTED, [[*prompt, *likely], [*prompt, *other]], probabilities=[0.7, 0.2])
+    assert chance_of(hints, prompt) == Chance(0.7, 0)
+    assert chance_of(hints, [*prompt, *likely[:9]]) == Chance(0.7, 9)
+    assert chance_of(hints, [*prompt, 10, 11, 70]) == Chance(0.2, 3)
+    assert chance_of(hints, [*prompt, 9, *likely[:3]]) == Chance(0.7, 3), "it begins later than was thought"
+    assert chance_of(hints, [*prompt, 10, 99, 12, 13]) is None, "another call has come back to its text"
+    assert chance_of(hints, [*prompt, *likely[:40]]) is None, "too far on to see its beginning"
+    hints.put("0", Source.PREDICTED, [[*prompt, *likely]])
+    assert chance_of(hints, prompt) is None
 
 
 def test_spread_over_the_batch() -> None:
