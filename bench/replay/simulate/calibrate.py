@@ -1,7 +1,8 @@
 """From the turns of a real replay to service times.
 
-They come from stock alone, but for a step with drafts, which comes from the runs with nothing but drafts. They are
-fitted to the times of single turns; how long a task takes, or what a run gains, is not looked at.
+They come from stock, but for a step with drafts and what a turn takes where a server keeps a session's tokens, which
+come from runs with these. They are fitted to the times of single turns; how long a task takes, or what a run gains, is
+not looked at.
 """
 
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure(blocks: Sequence[Block], known: Measured | None = None) -> Measured:
-    """Service times from the turns of one run. With `known`, all but the step stays what it was."""
+    """Service times from the turns of one run. With `known`, all but the step and the turn stays what it was."""
     found = np.zeros(8) if known is None else _vector(known)
     for _ in range(1 if known else ROUNDS):
         parts = [_equations([turn for task in block for turn in task.turns], found[3:6]) for block in blocks]
@@ -44,7 +45,7 @@ def measure(blocks: Sequence[Block], known: Measured | None = None) -> Measured:
         else:
             rest = np.maximum(decode_s - decode[:, 3:] @ found[3:], 1e-3)
             found = np.concatenate([nonnegative(decode[:, :3], rest), found[3:]])
-    found = _unbiased(found, first, first_s, decode, decode_s, all_of_it=known is None)
+    found = _unbiased(found, first, first_s, decode, decode_s)
     fixed, request, context, prefill, token, pair, tokenise, turn = (float(each) for each in found)
     return Measured(
         step=Step(fixed=fixed, request=request, context=context),
@@ -95,7 +96,7 @@ def _equations(turns: Sequence[Turn], prefill: Array) -> tuple[Array, Array, Arr
     return ttft, first - sent, decode, last - first
 
 
-def _unbiased(found: Array, first: Array, first_s: Array, decode: Array, decode_s: Array, *, all_of_it: bool) -> Array:
+def _unbiased(found: Array, first: Array, first_s: Array, decode: Array, decode_s: Array) -> Array:
     """The same, with steps and what a turn takes besides so that the sums of all turns are met: what a machine does
     between is in no equation, and in every run. A turn that took far longer than its like was held up by something
     else, and is cut short."""
@@ -103,9 +104,8 @@ def _unbiased(found: Array, first: Array, first_s: Array, decode: Array, decode_
     own, others = decode[:, :3] @ found[:3], decode[:, 3:] @ found[3:]
     if own.sum() > 0:
         result[:3] *= max(float((np.minimum(decode_s, OUTLIER * (own + others)) - others).sum() / own.sum()), 0.1)
-    if all_of_it:
-        expected = first @ result
-        result[7] = max(result[7] + float((np.minimum(first_s, OUTLIER * expected) - expected).mean()), 0.0)
+    expected = first @ result
+    result[7] = max(result[7] + float((np.minimum(first_s, OUTLIER * expected) - expected).mean()), 0.0)
     return result
 
 

@@ -81,9 +81,7 @@ class Server:
         self.side.turned(env.now - sent)
         ended = env.now
         calls: list[Call] = []
-        if turn.uses:
-            waits = [env.process(self._call(session, number, place, calls)) for place in range(len(turn.uses))]
-            yield env.all_of(waits)
+        yield from self._calls(session, number, calls)
         self._guess(session, number + 1)
         return Played(
             sent_at=sent,
@@ -104,6 +102,16 @@ class Server:
             yield turn
             yield self._env.timeout(self.service.tokenise * max(tokens, 0))
         self._kept[session] = prompt
+
+    def _calls(self, session: Session, number: int, calls: list[Call]) -> Process:
+        """All at once, but in order where one of them writes, as the client of the replay does."""
+        uses = session.turns[number].uses
+        each = [self._call(session, number, place, calls) for place in range(len(uses))]
+        if any(use.effect == "write" for use in uses):
+            for one in each:
+                yield from one
+        elif uses:
+            yield self._env.all_of([self._env.process(one) for one in each])
 
     def _call(self, session: Session, number: int, place: int, calls: list[Call]) -> Process:
         use, began = session.turns[number].uses[place], self._env.now

@@ -37,7 +37,7 @@ Played = dict[Place, tuple[list[Task], Block]]
 
 def validate(rows: Sequence[Row], *, pool: int, limits: Limits) -> list[Checked]:
     """Simulate every block of the rows with the service times of its model, on a machine with as many cores as here."""
-    played = _played(rows)
+    played = by_place(rows)
     cores = len(os.sched_getaffinity(0))
     models = {place.setting.model for place in played}
     known = {
@@ -63,8 +63,9 @@ def sim_error_pct(checked: Sequence[Checked]) -> float | None:
 def services(played: Played, pool: int) -> dict[Run, Service]:
     """A server's times in each run, from all blocks of a model; none without stock.
 
-    A step with drafts is timed in the run itself for NGRAM's, and in C for ours, or else in F. What calls take beside
-    their tools is that of stock for stock, which has no gateway, and of all other runs for those.
+    A step with drafts is timed in the run itself for NGRAM's, and in C for ours, or else in F; what a turn takes on a
+    server that keeps tokens, in D, or else in F. What calls take beside their tools is that of stock for stock, which
+    has no gateway, and of all other runs for those.
     """
 
     def blocks(*runs: Run) -> list[list[Task]]:
@@ -80,13 +81,14 @@ def services(played: Played, pool: int) -> dict[Run, Service]:
     found: dict[Run, Service] = {}
     for run, features in FEATURES.items():
         timed = (blocks("A2") if run == "A2" else blocks("C") or blocks("F")) if features.drafts else []
+        kept = blocks("D") or blocks("F") if features.sessions else []
         call, claim = beside[run]
         found[run] = Service(
             prefill=plain.prefill,
             decode=plain.step,
             verify=(calibrate.measure(timed, plain) if timed else plain).step,
             tokenise=plain.tokenise,
-            turn=plain.turn,
+            turn=(calibrate.measure(kept, plain) if kept else plain).turn,
             call=call,
             claim=claim,
             pause=pause,
@@ -106,7 +108,7 @@ def _checked(setting: Setting, run: Run, pairs: Sequence[tuple[float, float]]) -
     return Checked(setting=setting, run=run, n=len(pairs), real_s=real, simulated_s=simulated)
 
 
-def _played(rows: Sequence[Row]) -> Played:
+def by_place(rows: Sequence[Row]) -> Played:
     """The blocks of whole runs with their tasks, in the order of the runs."""
     tasks: dict[Place, list[Task]] = {}
     for row in rows:

@@ -11,8 +11,8 @@ from bench.replay.records import Row, Run, Task
 from bench.replay.simulate.calibrate import measure
 from bench.replay.simulate.fit import nonnegative
 from bench.replay.simulate.play import play
-from bench.replay.simulate.validate import sim_error_pct, validate
-from bench.replay.simulate.workload import Session
+from bench.replay.simulate.validate import by_place, services, sim_error_pct, validate
+from bench.replay.simulate.workload import Service, Session
 
 
 def test_least_squares_finds_what_made_the_numbers() -> None:
@@ -60,6 +60,28 @@ def test_service_times_are_those_that_made_the_rows() -> None:
     whole = SERVICE.prefill.seconds(600, 400) + SERVICE.turn + 1000 * SERVICE.tokenise
     assert found.prefill.seconds(600, 400) + found.turn + 1000 * found.tokenise == pytest.approx(whole, rel=0.1)
     assert found.generation_error < 0.05
+
+
+def test_a_turn_is_timed_by_itself_where_a_server_keeps_tokens() -> None:
+    rows = played("A", "B", "D")
+    before = _services(rows)
+    assert before["D"].turn == pytest.approx(before["A"].turn, abs=0.02)
+    slower = [
+        msgspec.structs.replace(
+            row, turns=tuple(msgspec.structs.replace(turn, ttft_s=turn.ttft_s + 0.2) for turn in row.turns)
+        )
+        if isinstance(row, Task) and row.place.run == "D"
+        else row
+        for row in rows
+    ]
+    after = _services(slower)
+    assert after["D"].turn - before["D"].turn == pytest.approx(0.2, abs=0.05)
+    assert after["F"].turn == after["D"].turn
+    assert (after["A"], after["B"]) == (before["A"], before["B"])
+
+
+def _services(rows: list[Row]) -> dict[Run, Service]:
+    return services(by_place(rows), SERVICE.pool)
 
 
 def test_the_model_agrees_with_its_own_rows_and_not_with_others() -> None:

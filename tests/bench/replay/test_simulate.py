@@ -87,6 +87,13 @@ def test_what_is_foreseen_is_there_when_it_is_asked_for() -> None:
     assert early.task_s < stock.task_s
 
 
+@pytest.mark.parametrize(("tool", "waited"), [("read", 2.0), ("write", 3.0)])
+def test_calls_of_a_turn_run_at_once_but_in_order_where_one_writes(tool: str, waited: float) -> None:
+    (task,) = tasks_of(play(at("A"), [[two_turns(a_call(2.0), a_call(1.0, tool=tool))]], SERVICE, OPTIONS))
+    calls = len(task.calls) if tool == "write" else 1
+    assert task.turns[1].tools_s == pytest.approx(waited + calls * SERVICE.call)
+
+
 def test_the_first_call_can_be_foreseen_from_the_request_alone() -> None:
     opening = session("s", one_turn(400, 60, uses=(a_call(0.5, guess("turn", 0.5)),)), one_turn(500, 5))
     task = tasks_of(play(at("B"), [[opening]], SERVICE, OPTIONS))[0]
