@@ -99,8 +99,8 @@ class Agent:
             if said.output != len(ids):
                 raise Diverged(f"{self._name}: the model said {said.output} tokens, not {len(ids)}")
             if not is_said(answer, said.content, calls):
-                recorded = f"{answer.content[:200]!r} and {answer.calls}"
-                raise Garbled(f"{self._name}: the model said {said.content[:200]!r} and {calls}, not {recorded}")
+                told = f"{said.content[-80:]!r} and {len(calls)} calls, not {answer.content[-80:]!r} and {len(answer.calls)}"
+                raise Garbled(f"{self._name}: what was said ends with {told}, or their arguments differ")
             self._messages.append(assistant_message(said.content, said.calls))
             results = await self._results(answer, said, server)
             played.append(Played(said, time.monotonic(), tuple(results)))
