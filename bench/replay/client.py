@@ -99,7 +99,8 @@ class Agent:
             if said.output != len(ids):
                 raise Diverged(f"{self._name}: the model said {said.output} tokens, not {len(ids)}")
             if not is_said(answer, said.content, calls):
-                told = f"{said.content[-80:]!r} and {len(calls)} calls, not {answer.content[-80:]!r} and {len(answer.calls)}"
+                counts = f"{len(calls)} calls for {len(answer.calls)}"
+                told = f"{said.content[-80:]!r} for {answer.content[-80:]!r}, {counts}"
                 raise Garbled(f"{self._name}: what was said ends with {told}, or their arguments differ")
             self._messages.append(assistant_message(said.content, said.calls))
             results = await self._results(answer, said, server)
