@@ -45,6 +45,7 @@ class Retention:
     def released(self, req: Any, place: "Place", *, cached: bool) -> None:
         """A request has given its KV to the cache; what is there is held from now on."""
         tokens = req.kv.cache_protected_len
+        self.note(lambda keeper: keeper.pace.observe(*_prefilled(req)))
         if place.ahead:
             if cached and tokens:
                 self.holds.extend(place.whose, req.origin_input_ids, req.last_node, tokens)
@@ -84,6 +85,12 @@ class Retention:
         tokens = max((hold.tokens for hold in self.holds.wanted_by(req.rid)), default=0)
         if tokens:
             self.counts.returned(req.cached_tokens, tokens, SLACK)
+
+
+def _prefilled(req: Any) -> tuple[int, float]:
+    """How many tokens of a request were prefilled, and in how many seconds."""
+    stats = req.time_stats
+    return len(req.origin_input_ids) - req.cached_tokens, stats.prefill_finished_time - stats.forward_entry_time
 
 
 class Place(NamedTuple):
@@ -141,11 +148,11 @@ def decide(scheduler: Any, now: float) -> Standing | None:
     return retention.note(lambda keeper: keeper.decide(retention.holds, now)) or None
 
 
-def queued(scheduler: Any, req: Any, is_retracted: bool = False) -> None:
-    """Before `Scheduler._add_request_to_queue`: a request with a note is a session's."""
+def queued(scheduler: Any, req: Any) -> None:
+    """Before a request is queued: one with a note is a session's."""
     retention = of(scheduler)
     custom = req.sampling_params.custom_params
-    if retention is None or is_retracted or not custom or KEY not in custom or place_of(req) is not None:
+    if retention is None or not custom or KEY not in custom or place_of(req) is not None:
         return
     try:
         note = read(custom[KEY])

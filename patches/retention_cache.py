@@ -1,6 +1,6 @@
 """A radix cache whose evictions spare what sessions will come back for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, EvictResult, TreeLock
@@ -83,6 +83,21 @@ class RetainingCache(UnifiedRadixCache):  # type: ignore[misc]
         finally:
             while shut:
                 self._open(shut)
+
+    def stakes(self, holds: Sequence[Hold]) -> list[int]:
+        """For each hold the tokens that neither those behind it nor running requests share: what is lost with it, where
+        they are given up in this order."""
+        before, found = self.full_protected_size(), []
+        pinned: list[tuple[Hold, TreeLock | None]] = []
+        try:
+            for hold in reversed(holds):
+                pinned.append((hold, self._pin(hold)))
+                found.append((after := self.full_protected_size()) - before)
+                before = after
+        finally:
+            while pinned:
+                self._open(pinned)
+        return found[::-1]
 
     def _make_more(self, shut: int) -> None:
         """To shut holds takes its time, so that it is worth having some room for what is asked for next; but none is

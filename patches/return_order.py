@@ -1,45 +1,125 @@
-"""Waiting requests in the order of `schedule.order`: rank 0 decides, all ranks rearrange alike."""
+"""Waiting requests in the order of `schedule.order`, and those that `schedule.admission` holds back at the end of it:
+rank 0 decides, all ranks do alike."""
 
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+from sglang.srt.constants import HEALTH_CHECK_RID_PREFIX
 from sglang.srt.managers.schedule_policy import CacheAgnosticPolicy
+from sglang.srt.runtime_context import get_parallel
 
 from sglang_paste.patches import retention
 from sglang_paste.patches.arm import settings
+from sglang_paste.patches.retention import Retention
+from sglang_paste.schedule.admission import Claim, Stake, held_back
+from sglang_paste.schedule.keeper import Keeper
 from sglang_paste.schedule.order import Rates, Waiting, Weights, order
 
+ATTRIBUTE = "paste_ordering"
 PERIOD_S = 0.02
+IDLE_S = 0.001
 EXPECTED_OUT = 128  # tokens
 MAX_ORDERED = 512  # those that came first; the others keep their places behind them
 
 
 class Order(msgspec.Struct, frozen=True):
-    """The ids of waiting requests, the next one first."""
+    """The ids of waiting requests, the next one first, and of those that are held back, which come last."""
 
     rids: tuple[str, ...]
+    held: tuple[str, ...] = ()
 
 
 class Ordering:
-    """Who waits on one scheduler, in order."""
+    """Who waits on one scheduler, in order. `held` are the requests that are not let in now."""
 
     def __init__(self, scheduler: Any) -> None:
+        self.held: frozenset[str] = frozenset()
         self._scheduler = scheduler
         self._next = 0.0
+        self._undecided = False
+
+    def arrived(self, req: Any) -> None:
+        """A request is about to be queued, on any rank: where room is short it waits for what rank 0 says of it."""
+        retained = _holding(self._scheduler)
+        if retained is None or not _by_arrival(self._scheduler) or _goes_on(req):
+            return
+        room = _available(self._scheduler) - retained.holds.tokens()
+        if _tokens(req) - _cached(req) + _out(req) > room:
+            self.held |= {req.rid}
+            self._undecided = True
 
     def apply(self, wanted: Order) -> None:
         """Rearrange those who wait, on any rank; who is not named stands behind the others."""
         places = {rid: place for place, rid in enumerate(wanted.rids)}
         self._scheduler.waiting_queue.sort(key=lambda req: places.get(req.rid, len(places)))
+        self.held = frozenset(wanted.held)
 
     def decide(self, now: float) -> Order | None:
-        """A better order, on rank 0, every PERIOD_S at most."""
+        """A better order, on rank 0: at once for who was just queued, else every PERIOD_S at most."""
         queue = self._scheduler.waiting_queue
-        if len(queue) < 2 or now < self._next or not settings().return_bound or not _by_arrival(self._scheduler):
+        if not settings().return_bound or not _by_arrival(self._scheduler):
             return None
-        self._next = now + PERIOD_S
-        return _wanted(self._scheduler, queue[:MAX_ORDERED])
+        if not self._undecided and (now < self._next or not (self.held or len(queue) > 1)):
+            return None
+        self._next, self._undecided = now + PERIOD_S, False
+        wanted = self._wanted(queue[:MAX_ORDERED], now)
+        told = [req.rid for req in queue[:MAX_ORDERED]]
+        return None if wanted == Order(tuple(told), tuple(rid for rid in told if rid in self.held)) else wanted
+
+    def _wanted(self, queue: list[Any], now: float) -> Order:
+        clock = time.perf_counter()
+        arrived = sorted(queue, key=lambda req: req.time_stats.wait_queue_entry_time or clock)
+        waiting = [_waiting(self._scheduler, req, clock) for req in arrived]
+        places = order(waiting, _rates(self._scheduler), Weights(bound=settings().return_bound))
+        retained = _holding(self._scheduler)
+        found = (
+            retained.note(lambda keeper: self._held(retained, keeper, [arrived[p] for p in places], now))
+            if retained
+            else None
+        )
+        held = frozenset(found or ())
+        rids = [arrived[place].rid for place in places]
+        return Order(
+            (*(rid for rid in rids if rid not in held), *(rid for rid in rids if rid in held)),
+            tuple(rid for rid in rids if rid in held),
+        )
+
+    def _held(self, retained: Retention, keeper: Keeper, queue: Sequence[Any], now: float) -> list[str]:
+        """The requests to be held back, of those in order."""
+        clock, holds = time.perf_counter(), retained.holds.in_order()
+        tokens = self._scheduler.tree_cache.stakes(holds)
+        stakes = [Stake(size, keeper.worth(hold, now)) for size, hold in zip(tokens, holds, strict=True)]
+        places = {hold.number: place for place, hold in enumerate(holds)}
+        asking = [req for req in queue if not _goes_on(req)]
+        claims = [
+            Claim(
+                need=_tokens(req) - _cached(req) + _out(req),
+                waited=_waited(req, clock),
+                own=frozenset(places[hold.number] for hold in _continued(req) if hold.number in places),
+            )
+            for req in asking
+        ]
+        room = _available(self._scheduler) - sum(tokens)
+        return [asking[place].rid for place in held_back(claims, stakes, room, settings().return_bound)]
+
+
+def admitting(original: Callable[..., Any], scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+    """Around `Scheduler._get_new_batch_prefill_raw`: it sees those who wait without those who are held back."""
+    ordering = getattr(scheduler, ATTRIBUTE)
+    if not ordering.held:
+        return original(scheduler, *args, **kwargs)
+    kept = [req for req in scheduler.waiting_queue if req.rid in ordering.held]
+    ordering.held = held = frozenset(req.rid for req in kept)
+    scheduler.waiting_queue = [req for req in scheduler.waiting_queue if req.rid not in held]
+    try:
+        batch, running = original(scheduler, *args, **kwargs)
+    finally:
+        scheduler.waiting_queue += kept
+    if batch is None and running.is_empty():
+        time.sleep(IDLE_S)
+    return batch, running
 
 
 def _by_arrival(scheduler: Any) -> bool:
@@ -47,40 +127,63 @@ def _by_arrival(scheduler: Any) -> bool:
     return scheduler.policy.policy == CacheAgnosticPolicy.FCFS and not scheduler.enable_priority_scheduling
 
 
-def _wanted(scheduler: Any, queue: list[Any]) -> Order | None:
-    """The order of `queue`, None where it stands so already."""
-    now = time.perf_counter()
-    arrived = sorted(queue, key=lambda req: req.time_stats.wait_queue_entry_time or now)
-    requests = [_waiting(scheduler, req, now) for req in arrived]
-    places = order(requests, _rates(scheduler), Weights(bound=settings().return_bound))
-    wanted = [arrived[place].rid for place in places]
-    return None if wanted == [req.rid for req in queue] else Order(tuple(wanted))
+def _holding(scheduler: Any) -> Retention | None:
+    """What is retained, where requests may be held back for it. In a pipeline each stage would have to know at once."""
+    retained = retention.of(scheduler)
+    if retained is None or not retained.budget or not settings().return_bound or get_parallel().pp_size > 1:
+        return None
+    return retained
 
 
-def _waiting(scheduler: Any, req: Any, now: float) -> Waiting:
-    tokens, held, session = len(req.origin_input_ids) + len(req.output_ids), 0, None
+def _goes_on(req: Any) -> bool:
+    """Whether a request has been let in before, or belongs to the server itself."""
+    return bool(req.output_ids) or req.kv.holds_kv or req.rid.startswith(HEALTH_CHECK_RID_PREFIX)
+
+
+def _available(scheduler: Any) -> int:
+    """Tokens that are free or that an eviction would free."""
+    return int(scheduler.token_to_kv_pool_allocator.available_size() + scheduler.tree_cache.full_evictable_size())
+
+
+def _continued(req: Any) -> list[Any]:
     place = retention.place_of(req)
-    if place is not None:
-        wanted = place.retention.holds.wanted_by(req.rid)
-        held = max((hold.tokens for hold in wanted if hold.node is not None), default=0)
-        keeper = place.retention.keeper
-        session = keeper.book.session(place.whose) if keeper else None
-    out = min(req.sampling_params.max_new_tokens or 0, EXPECTED_OUT)
+    return [hold for hold in place.retention.holds.wanted_by(req.rid) if hold.node is not None] if place else []
+
+
+def _cached(req: Any) -> int:
+    return max((hold.tokens for hold in _continued(req)), default=0)
+
+
+def _tokens(req: Any) -> int:
+    return len(req.origin_input_ids) + len(req.output_ids)
+
+
+def _out(req: Any) -> int:
+    return min(req.sampling_params.max_new_tokens or 0, EXPECTED_OUT)
+
+
+def _waited(req: Any, clock: float) -> float:
+    return max(clock - (req.time_stats.wait_queue_entry_time or clock), 0.0)
+
+
+def _waiting(scheduler: Any, req: Any, clock: float) -> Waiting:
+    place = retention.place_of(req)
+    keeper = place.retention.keeper if place else None
+    session = keeper.book.session(place.whose) if place and keeper else None
     return Waiting(
-        waited=max(now - (req.time_stats.wait_queue_entry_time or now), 0.0),
-        new_tokens=max(tokens - held, 1),
-        out_tokens=out,
-        pool_share=(tokens + out) / scheduler.max_total_num_tokens,
+        waited=_waited(req, clock),
+        new_tokens=max(_tokens(req) - _cached(req), 1),
+        out_tokens=_out(req),
+        pool_share=(_tokens(req) + _out(req)) / scheduler.max_total_num_tokens,
         hit_probability=session.hit_probability if session else 0.0,
         tool_seconds=session.tool_seconds if session else 0.0,
     )
 
 
 def _rates(scheduler: Any) -> Rates:
-    """As SGLang measured them last, or a guess before it did."""
-    reporter, guess = scheduler.metrics_reporter, Rates()
+    """As they were measured, or a guess before they were."""
+    retained, guess = retention.of(scheduler), Rates()
     running = max(len(scheduler.running_batch.reqs), 1)
-    decode = getattr(reporter, "last_gen_throughput", 0.0) / running
-    return Rates(
-        prefill=getattr(reporter, "last_input_throughput", 0.0) or guess.prefill, decode=decode or guess.decode
-    )
+    decode = getattr(scheduler.metrics_reporter, "last_gen_throughput", 0.0) / running
+    prefill = retained.keeper.pace.prefill if retained and retained.keeper else guess.prefill
+    return Rates(prefill=prefill, decode=decode or guess.decode)

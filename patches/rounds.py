@@ -8,10 +8,8 @@ from typing import Any
 from sglang.utils import TypeBasedDispatcher
 
 from sglang_paste.patches import bus, intake, retention
-from sglang_paste.patches.return_order import Order, Ordering
+from sglang_paste.patches.return_order import ATTRIBUTE, Order, Ordering
 from sglang_paste.schedule.holds import Standing
-
-ATTRIBUTE = "paste_ordering"
 
 
 def dispatching(_result: None, scheduler: Any) -> None:
@@ -21,6 +19,13 @@ def dispatching(_result: None, scheduler: Any) -> None:
     setattr(scheduler, ATTRIBUTE, ordering)
     acts = [(Standing, partial(retention.apply, scheduler)), (Order, ordering.apply)]
     scheduler._request_dispatcher += TypeBasedDispatcher(acts)
+
+
+def queued(scheduler: Any, req: Any, is_retracted: bool = False) -> None:
+    """Before `Scheduler._add_request_to_queue`, on every rank."""
+    if not is_retracted:
+        retention.queued(scheduler, req)
+        getattr(scheduler, ATTRIBUTE).arrived(req)
 
 
 def polled(result: list[Any], scheduler: Any) -> list[Any] | None:

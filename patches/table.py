@@ -279,7 +279,7 @@ RETENTION = (
         kind="before",
         roles=("scheduler",),
         signature="(self, req, is_retracted=False)",
-        function="retention:queued",
+        function="rounds:queued",
     ),
     Hook(
         target="sglang.srt.managers.scheduler._make_abort_req",
@@ -328,6 +328,13 @@ ROUNDS = (
         roles=("scheduler",),
         signature="(self)",
         function="rounds:polled",
+    ),
+    Hook(
+        target="sglang.srt.managers.scheduler.Scheduler._get_new_batch_prefill_raw",
+        kind="around",
+        roles=("scheduler",),
+        signature="(self, prefill_delayer_single_pass, running_batch)",
+        function="return_order:admitting",
     ),
 )
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 import msgspec
 
 from sglang_paste.events import EngineDirective
+from sglang_paste.schedule.admission import Pace
 from sglang_paste.schedule.book import Book
 from sglang_paste.schedule.holds import Hold, Holds, Standing, Whose
 from sglang_paste.schedule.policies import Policy
@@ -13,6 +14,8 @@ from sglang_paste.schedule.policies import Policy
 EXPIRY_S = 10.0
 # So that looking takes under 1 % of the scheduler's time, however many there are.
 PERIOD_PER_HOLD_S = 2e-3
+# What a request waits for will be used in about this time.
+WANTED_S = 0.1
 
 
 class Counts(msgspec.Struct):
@@ -62,6 +65,7 @@ class Keeper:
     def __init__(self, book: Book, policy: Policy, period: float = 0.1) -> None:
         self.book = book
         self.counts = Counts()
+        self.pace = Pace()
         self._policy = policy
         self._period = period
         self._next = 0.0
@@ -86,6 +90,15 @@ class Keeper:
         if not fresh and all((one, i) < (other, j) for (i, one), (j, other) in pairwise(standing.values)):
             return Standing(released=standing.released)
         return standing
+
+    def worth(self, hold: Hold, now: float) -> float:
+        """Seconds of prefill that are saved for each second that a token of a hold stays."""
+        branch = None if hold.wanted else self.book.branch(hold.whose, hold.request)
+        if branch is None or branch.state in ("running", "back"):
+            index = 1 / WANTED_S if hold.wanted or branch else 0.0
+        else:
+            index = self.book.absence(branch).index(max(now - branch.since, 0.0))
+        return index / self.pace.prefill
 
     def _judge(self, holds: Iterable[Hold], now: float) -> Standing:
         values: list[tuple[int, float]] = []

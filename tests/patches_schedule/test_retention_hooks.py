@@ -20,7 +20,7 @@ pytestmark = pytest.mark.host
 
 from sglang.srt.managers.schedule_batch import FINISH_ABORT  # noqa: E402
 
-from sglang_paste.patches import bus, retention, retention_cache  # noqa: E402
+from sglang_paste.patches import bus, retention, retention_cache, rounds  # noqa: E402
 from sglang_paste.patches.retention_cache import RetainingCache  # noqa: E402
 
 WHOSE = Whose(DEFAULT_TENANT, SessionId("s"))
@@ -87,7 +87,7 @@ def test_a_note_that_cannot_be_read_costs_its_hold_alone(world: World, caplog: p
 def test_a_retracted_request_goes_on_wanting(world: World) -> None:
     turn(world, TEXT)
     req = noted(world, [*TEXT, *range(500, 520)])
-    retention.queued(scheduler(world), req, is_retracted=True)
+    rounds.queued(scheduler(world), req, is_retracted=True)
     assert world.held()[0].wanted == {req.rid}
 
 
