@@ -1,14 +1,14 @@
 """What is learned from: the moments of some sessions, what was chosen in them and from among what; flat arrays."""
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 import numpy as np
 
 from sglang_paste.mine.records import Call, Session
 from sglang_paste.mine.replay import moments
-from sglang_paste.mine.survey import ArgumentKey, ShapeKey, Survey, hole_name
+from sglang_paste.mine.survey import ArgumentKey, ShapeKey, Survey
 from sglang_paste.predict import choose, slots, template, words
 from sglang_paste.predict.contexts import features
 from sglang_paste.predict.memo import Memo
@@ -43,6 +43,15 @@ class Plan:
     def allowed(self, tools: Iterable[str]) -> list[int]:
         """The shapes of all tools that were seen together with these."""
         return [number for tool in sorted(self._possible(tools)) for number in self.by_tool[tool]]
+
+    def fillings(self, tool: str, name: str, value: object) -> Iterator[tuple[ArgumentKey, str]]:
+        """What stands in the holes of a text, with the argument that is learned for each."""
+        if not isinstance(value, str) or " " not in value:
+            return
+        pattern, places = template.split(value)
+        for hole, place in zip(template.holes(pattern), places, strict=True):
+            keys = [(tool, template.hole_name(name, word)) for word in (hole, "")]
+            yield from [(key, place) for key in keys if key in self.arguments][:1]
 
     def _possible(self, tools: Iterable[str]) -> set[str]:
         return set(self.by_tool).intersection(*[self.together[tool] for tool in tools])
@@ -138,13 +147,18 @@ class Collector:
 
     def _note_constants(self, call: Call, moment: int) -> None:
         for name, value in call.arguments.items():
-            argument = self._plan.arguments.get((call.name, name))
-            if argument is not None and argument.constants:
-                noted = self._constants.setdefault((call.name, name), [])
-                if len(noted) < MAX_CONSTANTS:
-                    right = _constant(argument, value)
-                    constants = argument.constants
-                    noted.append((moment, len(constants) if right is None else constants.index(right)))
+            self._note_constant((call.name, name), value, moment)
+            for key, place in self._plan.fillings(call.name, name, value):
+                self._note_constant(key, place, moment)
+
+    def _note_constant(self, key: ArgumentKey, value: object, moment: int) -> None:
+        argument = self._plan.arguments.get(key)
+        if argument is None or not argument.constants:
+            return
+        noted = self._constants.setdefault(key, [])
+        if len(noted) < MAX_CONSTANTS:
+            right = _constant(argument, value)
+            noted.append((moment, len(argument.constants) if right is None else argument.constants.index(right)))
 
     def _is_lacking(self, call: Call) -> bool:
         keys = [(call.name, name) for name in call.arguments]
@@ -159,15 +173,11 @@ class Collector:
             argument = self._plan.arguments.get(key)
             if argument is None:
                 continue
-            right = wanted_values(argument, value)
+            right = wanted_values(value)
             self._example(key, state, scene, moment, right, earlier)
             earlier.append(text_of(value))
-            filled = next((text for text, form in right if form == "t"), None)
-            if filled is not None:
-                _, places = template.split(text_of(value))
-                for hole, place in zip(template.holes(filled), places, strict=True):
-                    hole_key = (call.name, hole_name(name, hole))
-                    self._example(hole_key, state, scene, moment, {(place, "s")}, [])
+            for hole_key, place in self._plan.fillings(call.name, name, value):
+                self._example(hole_key, state, scene, moment, [(place, "s")], [])
 
     def _example(
         self,
@@ -175,7 +185,7 @@ class Collector:
         state: State,
         scene: slots.Scene,
         moment: int,
-        right: set[choose.Value],
+        right: Sequence[choose.Value],
         earlier: list[str],
     ) -> None:
         choosing, argument = self._choices[key], self._plan.arguments[key]
@@ -190,8 +200,8 @@ class Collector:
             for how, more in zip(related, marks, strict=True):
                 more.append(slots.RELATED + how)
         marks.append([none + slot for slot in slots.of_none(len(found), context)])
-        places = [place for place, value in enumerate(found) if value in right]
-        choosing.add(moment, marks, places[0] if places else len(found))
+        places = {value: place for place, value in enumerate(found)}
+        choosing.add(moment, marks, next((places[value] for value in right if value in places), len(found)))
 
     def _time(self, session: Session) -> None:
         shapes: list[int | None] = []
@@ -228,14 +238,13 @@ class _Choosing:
         return Choices(*[part.tobytes() for part in parts])
 
 
-def wanted_values(argument: Argument, value: object) -> set[choose.Value]:
-    """The candidates that come to this value: itself, its only item, its template."""
-    found = {(text_of(value), form_of(value))}
+def wanted_values(value: object) -> list[choose.Value]:
+    """The candidates that come to this value, the nearest first: itself, its only item, its template."""
+    found = [(text_of(value), form_of(value))]
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
-        found.add((value[0], "l"))
-    constant = _constant(argument, value)
-    if constant is not None:
-        found.add(constant)
+        found.append((value[0], "l"))
+    if isinstance(value, str):
+        found.append((template.split(value)[0], "t"))
     return found
 
 

@@ -98,7 +98,7 @@ class Miner:
             return _encode(judge(Mined(learned[number - 1]), self._spool.of(parts[number - 1].__contains__)))
 
         remembered, *judged = spread(done, 1 + JUDGED, self._processes)
-        patterns.recollections, patterns.trust = msgspec.msgpack.decode(remembered, type=Remembered)
+        patterns.recollections, patterns.trust, patterns.recalled = msgspec.msgpack.decode(remembered, type=Remembered)
         patterns.levels = levels([msgspec.msgpack.decode(outcomes, type=Outcomes) for outcomes in judged])
 
 

@@ -1,19 +1,23 @@
 """What is remembered verbatim for each tenant, and how far that can be trusted."""
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable
 
 from sglang_paste.calls import DEFAULT_TENANT
+from sglang_paste.mine.calibrate import OFFERED, Outcomes, levels
 from sglang_paste.mine.records import Session
 from sglang_paste.mine.replay import moments
-from sglang_paste.predict.recall import Memory, Recaller, Recollection, call_text, of_tool
+from sglang_paste.predict.levels import Level
+from sglang_paste.predict.recall import Memory, Recalled, Recaller, Recollection, call_text, of_tool, raw_odds
 from sglang_paste.predict.state import Outline
 
-Remembered = tuple[dict[str, Recollection], dict[str, float]]
+MAX_JUDGED = 4000
+Remembered = tuple[dict[str, Recollection], dict[str, float], dict[str, Level]]
 
 
 def remember(items: Iterable[tuple[Session, str]]) -> Remembered:
-    """The recollection of each tenant, and how often each grade of it was right.
+    """The recollection of each tenant, how often each grade of it was right, and how probabilities made of these turned
+    out in the latest moments.
 
     Trust is counted as the sessions come, each against those before it. As long as a session shows no sign that its
     task is known, it counts only if the task is new: what a task's own sessions teach says nothing of one never seen.
@@ -21,6 +25,7 @@ def remember(items: Iterable[tuple[Session, str]]) -> Remembered:
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     memories: dict[str, Memory] = defaultdict(Memory)
     tasks: set[str] = set()
+    judged: deque[tuple[list[Recalled], Recaller, str]] = deque(maxlen=MAX_JUDGED)
     for session, task in items:
         memory = memories[session.tenant or DEFAULT_TENANT]
         recaller = Recaller(memory)
@@ -30,7 +35,10 @@ def remember(items: Iterable[tuple[Session, str]]) -> Remembered:
             sights = recaller.sights(state)
             if task not in tasks or recaller.standing[:2] != "00":
                 text = call_text(call.name, call.arguments)
-                for grade, followed in recaller.recalled(sights):
+                recalled = recaller.recalled(sights)
+                if recalled:
+                    judged.append((recalled, recaller, text))
+                for grade, followed in recalled:
                     for kind in (grade, of_tool(grade, followed[0][0])):
                         counts[kind][0] += followed[0][0] == text
                         counts[kind][1] += 1
@@ -44,4 +52,8 @@ def remember(items: Iterable[tuple[Session, str]]) -> Remembered:
         general = trust.get(grade.rpartition(" ")[0], 0.1)
         if tries > 2:
             trust[grade] = (hits + 3 * general) / (tries + 3)
-    return {tenant: memory.recollection() for tenant, memory in sorted(memories.items())}, trust
+    outcomes: Outcomes = {}
+    for recalled, recaller, text in judged:
+        for place, (offered, p) in enumerate(list(raw_odds(recalled, trust).items())[:OFFERED]):
+            outcomes.setdefault(recaller.level_key(offered), []).append((p, not place, offered == text))
+    return {tenant: memory.recollection() for tenant, memory in sorted(memories.items())}, trust, levels([outcomes])

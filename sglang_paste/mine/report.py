@@ -18,7 +18,7 @@ SIDES: dict[Side, str] = {
 }
 _LEFT = 2
 _HEAD = (
-    *("source", "predictor", "calls", "tool@1", "@3", "exact@1", "@3", "@5", "named@1", "@3", "ECE"),
+    *("source", "predictor", "calls", "tool@1", "@3", "exact@1", "@3", "@5", "named@1", "@3", "ECE", "chance"),
     *("tool s", "time@1", "@5", "+derived", "wasted/useful"),
 )
 
@@ -28,10 +28,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     `exact`: tool and all arguments right, for the first call of each turn with calls, among the first 1, 3, 5
     candidates. `named`: the same where the tool is given. `error`: the expected calibration error of the best
-    candidate's probability, `error_offered` that of all five. `time_*`: shares of the recorded seconds of tool runs: of
-    calls that were among the candidates exactly (first 1, 3, 5), of those with the same widest call as a candidate
-    (`time_wider`) or as an earlier call (`time_earlier`), and of all that a claim of either kind would cover.
-    `wasted_per_useful` counts early runs at the planner's default terms.
+    candidate's probability, `error_offered` that of all five; `error_chance`: what the first stays below 19 times of 20
+    where the same probabilities are right, since few calls never come out just as often. `time_*`: shares of the
+    recorded seconds of tool runs: of calls that were among the candidates exactly (first 1, 3, 5), of those with the
+    same widest call as a candidate (`time_wider`) or as an earlier call (`time_earlier`), and of all that a claim of
+    either kind would cover. `wasted_per_useful` counts early runs at the planner's default terms.
     """
 
     side: Side
@@ -44,6 +45,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     named: tuple[float, ...]
     error: float | None
     error_offered: float | None
+    error_chance: float | None
     useful: int
     wasted: int
     wasted_per_useful: float | None
@@ -90,6 +92,7 @@ def _row(side: Side, source: str, name: str, tally: Tally) -> Row:
         named=tuple(hits / calls for hits in tally.named),
         error=tally.first.error,
         error_offered=tally.offered.error,
+        error_chance=tally.first.chance(RESAMPLES),
         useful=tally.useful,
         wasted=tally.wasted,
         wasted_per_useful=tally.wasted / tally.useful if tally.useful else None,
@@ -114,6 +117,7 @@ def _macro(side: Side, name: str, single: Sequence[Row], interval: tuple[float, 
         named=_means([row.named for row in single]),
         error=_mean([row.error for row in single]),
         error_offered=_mean([row.error_offered for row in single]),
+        error_chance=_mean([row.error_chance for row in single]),
         useful=useful,
         wasted=wasted,
         wasted_per_useful=wasted / useful if useful else None,
@@ -175,6 +179,7 @@ def summary(found: Sequence[Row], evaluation: Evaluation) -> str:
         lines.append(f"{evaluation.leaked:,} test sessions were trained on themselves and are left out")
     lines.append("The baselines are told the source; mined patterns are not.")
     lines.append("calls: first calls of a turn; ECE: of the best candidate; time: share of the recorded tool seconds")
+    lines.append("chance: what the ECE stays below 19 times of 20 where the probabilities are right")
     return "\n".join(lines)
 
 
@@ -206,7 +211,7 @@ def everything(found: Sequence[Row], evaluation: Evaluation, settings: dict[str,
 
 def _cells(row: Row) -> tuple[str, ...]:
     time = (None, None) if row.time_exact is None else (row.time_exact[0], row.time_exact[2])
-    shares = (*row.tool, *row.exact, *row.named, row.error)
+    shares = (*row.tool, *row.exact, *row.named, row.error, row.error_chance)
     times = (*time, row.time_derived)
     wasted = "-" if row.wasted_per_useful is None else f"{row.wasted_per_useful:.2f}"
     return (

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
+import numpy as np
 
 from sglang_paste.calls import Arguments, call_key
 from sglang_paste.config import Limits
@@ -62,6 +63,14 @@ class Reliability(msgspec.Struct):
         """The expected calibration error: how far the bins' means are from their hit rates, weighted by count."""
         gap = sum(abs(total - hits) for total, hits in zip(self.sums, self.hits, strict=True))
         return gap / sum(self.counts) if any(self.counts) else None
+
+    def chance(self, draws: int) -> float | None:
+        """The error that 95 % of `draws` stay below whose hits come as often as these probabilities say."""
+        if not any(self.counts):
+            return None
+        counts, sums = np.array(self.counts), np.array(self.sums)
+        hits = np.random.default_rng(0).binomial(counts, sums / np.maximum(counts, 1), (draws, BINS))
+        return float(np.quantile(np.abs(hits - sums).sum(axis=1) / counts.sum(), 0.95))
 
 
 class Tally(msgspec.Struct):

@@ -16,7 +16,8 @@ from sglang_paste.predict.state import Outline, State, text_of
 from sglang_paste.predict.ways import Way, build, explain, form_of
 
 MAX_WAYS = 8
-MAX_CONSTANTS = 48
+MAX_CONSTANTS = 96
+MAX_TOLD = 64  # tasks that are told apart where constants are ranked
 MAX_EXPLAINED = 75
 MIN_WORD_TASKS = 3
 MAX_WORDS = 16_000
@@ -72,7 +73,7 @@ class Survey(msgspec.Struct):
         for key, rows in other._explained.items():
             self._explained.setdefault(key, []).extend(rows)
         for key, constants in other._constants.items():
-            self._join(self._constants.setdefault(key, {}), constants)
+            self._join(self._constants.setdefault(key, {}), constants, MAX_TOLD)
         for key, ways in other._tasks.items():
             self._join(self._tasks.setdefault(key, {}), ways)
 
@@ -92,45 +93,55 @@ class Survey(msgspec.Struct):
         for key in sorted({(tool, name) for tool, names in shapes for name in names}):
             found[key] = argument = Argument(*key, self._ways(key), self._kept(key))
             templates = [text for text, form in argument.constants if form == "t"]
-            for name in sorted({hole_name(key[1], hole) for text in templates for hole in template.holes(text)}):
-                found[key[0], name] = Argument(key[0], name, self._ways((key[0], name)), [])
+            names = {template.hole_name(key[1], hole) for text in templates for hole in template.holes(text)}
+            if any(way.form == "t" for way in argument.ways):
+                names.add(template.hole_name(key[1]))
+            for name in sorted(names):
+                hole_key = (key[0], name)
+                found[hole_key] = Argument(*hole_key, self._ways(hole_key), self._kept(hole_key))
         return found
 
     def _argument(self, state: State | None, call: Call, name: str, value: object, task: str) -> None:
         key, text = (call.name, name), text_of(value)
-        if state is not None and len(self._explained.get(key, ())) < MAX_EXPLAINED:
-            self._explain(key, state, value, task)
+        self._explain([key], state, value, task)
         if len(text) > MAX_CONSTANT_CHARS:
             return
         constants = self._constants.setdefault(key, {})
-        self._note(constants, (text, form_of(value)), task)
+        self._note(constants, (text, form_of(value)), task, MAX_TOLD)
         pattern, places = template.split(text) if isinstance(value, str) and " " in text else (text, [])
         if not places:
             return
-        self._note(constants, (pattern, "t"), task)
+        self._note(constants, (pattern, "t"), task, MAX_TOLD)
         for hole, place in zip(template.holes(pattern), places, strict=True):
-            hole_key = (call.name, hole_name(name, hole))
-            if state is not None and len(self._explained.get(hole_key, ())) < MAX_EXPLAINED:
-                self._explain(hole_key, state, place, task)
+            # Those after a word of their own show what those after an unknown one may hold, too.
+            keys = [(call.name, template.hole_name(name, word)) for word in dict.fromkeys((hole, ""))]
+            self._explain(keys, state, place, task)
+            for hole_key in keys:
+                self._note(self._constants.setdefault(hole_key, {}), (place, "s"), task, MAX_TOLD)
 
-    def _explain(self, key: ArgumentKey, state: State, value: object, task: str) -> None:
-        ways = frozenset(explain(state, *key, value))
-        self._explained.setdefault(key, []).append(ways)
-        tasks = self._tasks.setdefault(key, {})
-        for way in ways:
-            self._note(tasks, way, task)
+    def _explain(self, keys: Sequence[ArgumentKey], state: State | None, value: object, task: str) -> None:
+        lacking = [key for key in keys if len(self._explained.get(key, ())) < MAX_EXPLAINED]
+        if state is None or not lacking:
+            return
+        ways = frozenset(explain(state, *keys[0], value))
+        for key in lacking:
+            self._explained.setdefault(key, []).append(ways)
+            tasks = self._tasks.setdefault(key, {})
+            for way in ways:
+                self._note(tasks, way, task)
 
-    def _note(self, counts: dict[T, set[str]], item: T, task: str) -> None:
+    def _note(self, counts: dict[T, set[str]], item: T, task: str, most: int = 0) -> None:
+        """Note that a task holds the item, one of the `most` that are told apart (enough to be kept, in any case)."""
         tasks = counts.get(item)
         if tasks is None:
             counts[item] = {task}
-        elif len(tasks) < max(self.k, MIN_WORD_TASKS):
+        elif len(tasks) < max(self.k, MIN_WORD_TASKS, most):
             tasks.add(task)
 
-    def _join(self, counts: dict[T, set[str]], others: dict[T, set[str]]) -> None:
+    def _join(self, counts: dict[T, set[str]], others: dict[T, set[str]], most: int = 0) -> None:
         for item, tasks in others.items():
             known = counts.setdefault(item, set())
-            if len(known) < max(self.k, MIN_WORD_TASKS):
+            if len(known) < max(self.k, MIN_WORD_TASKS, most):
                 known |= tasks
 
     def _ways(self, key: ArgumentKey) -> list[Way]:
@@ -157,13 +168,8 @@ class Survey(msgspec.Struct):
         if is_secret_name(key[1]):
             return []
         counted = self._constants.get(key, {})
-        enough = [value for value, tasks in counted.items() if len(tasks) >= self.k and not _is_secret(*value)]
-        return sorted(enough)[:MAX_CONSTANTS]
-
-
-def hole_name(argument: str, hole: str) -> str:
-    """What the holes after a word are called."""
-    return f"{argument}<{hole}>"
+        ranked = sorted((-len(tasks), value) for value, tasks in counted.items() if len(tasks) >= self.k)
+        return [value for _, value in ranked if not _is_secret(*value)][:MAX_CONSTANTS]
 
 
 def _is_secret(text: str, form: str) -> bool:

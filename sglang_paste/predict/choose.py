@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from sglang_paste.predict import slots
 from sglang_paste.predict.contexts import Floats
+from sglang_paste.predict.memo import Memo
 from sglang_paste.predict.patterns import Argument
 from sglang_paste.predict.state import State
 from sglang_paste.predict.ways import JOINED, PLAIN, Way, built_form, stem, values
@@ -21,6 +22,8 @@ MAX_CLOSE = 6
 _HEADS = MAX_HEAD + MAX_TAIL
 _FEW = 64
 MAX_SIZE = 15  # longer lists weigh the same
+MAX_SUMS = 64
+_UNUSED = (False,) * _HEADS
 Value = tuple[str, str]
 """A candidate's text and its form."""
 Scored = tuple[float, str, str]
@@ -113,8 +116,8 @@ class Weighed:
 
 
 class _WeighedWay:
-    """One way with its weights: what the ranks of a list add, where none of its values was used before, is summed once
-    for each size."""
+    """One way with its weights: what the ranks of a list add is summed once for each size and for which of its values
+    were used before."""
 
     __slots__ = ("_joined", "_kind", "_listed", "_source", "_sums", "_way", "_weights")
 
@@ -124,7 +127,7 @@ class _WeighedWay:
         self._joined = way.form if way.form in JOINED else ""
         self._listed = way.form in PLAIN or way.form in JOINED
         self._weights = array("f", weights)
-        self._sums: dict[int, list[float]] = {}
+        self._sums: Memo[tuple[int, tuple[bool, ...]], list[float]] = Memo(self._summed, MAX_SUMS)
 
     def add(self, state: State, used: dict[str, tuple[int, int]], tool: int, found: dict[str, float]) -> None:
         """Add the scores of the way's values to what was found."""
@@ -138,24 +141,22 @@ class _WeighedWay:
             if not start:
                 return
             texts = [start + text for text in texts]
-        size = min(size, MAX_SIZE)
-        if used and not used.keys().isdisjoint(texts):
-            sums = self._summed(size, [text not in used for text in texts])
-        else:
-            sums = self._sums.get(size) or self._sums.setdefault(size, self._summed(size, [True] * len(texts)))
+        are_used = tuple(map(used.__contains__, texts)) if used else _UNUSED[: len(texts)]
+        sums = self._sums[size if size < MAX_SIZE else MAX_SIZE, are_used]
         weights, age = self._weights, state.turn - state.since.get(self._source, state.turn)
         common = weights[23 + (age if age < 5 else 5)] + weights[40 + tool]
         for text, score in zip(texts, sums, strict=True):
             found[text] = found.get(text, 0.0) + score + common
 
-    def _summed(self, size: int, unused: Sequence[bool]) -> list[float]:
+    def _summed(self, key: tuple[int, tuple[bool, ...]]) -> list[float]:
         """What each rank of a list adds, and that it is the first, second, ... of those not used before."""
+        size, are_used = key
         weights, fresh = self._weights, 0
         common = weights[0] + weights[29 + slots.bucket(size - 1)]
         sums = []
-        for rank, is_unused in zip(_ranks(size), unused, strict=True):
+        for rank, is_used in zip(_ranks(size), are_used, strict=True):
             score = common + weights[slots.RANK[min(rank, 14)]] + weights[slots.END[min(size - 1 - rank, 3)]]
-            if is_unused:
+            if not is_used:
                 score += weights[slots.FRESH[fresh]]
                 fresh += 1
             sums.append(score)

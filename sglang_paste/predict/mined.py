@@ -270,7 +270,8 @@ class MinedSession:
 
     def _recall(self, found: _Found, tool: str | None, given: Mapping[str, Any]) -> None:
         """Put what is remembered beside what was made up, for which the rest of the probability is left."""
-        odds = self._recaller.odds(self._recaller.sights(self.state), self._mined.patterns.trust)
+        patterns = self._mined.patterns
+        odds = self._recaller.odds(self._recaller.sights(self.state), patterns.trust, patterns.recalled)
         recalled: list[tuple[float, str, dict[str, Any]]] = []
         rest = 1.0 - sum(odds.values())
         for text, p in odds.items():

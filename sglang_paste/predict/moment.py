@@ -86,7 +86,12 @@ class Moment:
         """A template with its holes filled, in the likeliest ways."""
         beams: list[tuple[float, list[str]]] = [(1.0, [])]
         for hole in template.holes(text):
-            pool = self.pool(tool, f"{name}<{hole}>")
+            hole_name = template.hole_name(name, hole)
+            if (tool, hole_name) not in self._arguments:
+                hole_name = template.hole_name(name)
+                if (tool, hole_name) not in self._arguments:
+                    return []
+            pool = self.pool(tool, hole_name)
             longer = [
                 (p * q, [*values, text])
                 for p, values in beams
@@ -130,16 +135,23 @@ class _Pool:
         total = sum([odd for odd, _, _ in odds]) + self._none
         odds.sort(key=first, reverse=True)
         argument = self._weighed.argument
-        found: list[Likely] = []
+        built: dict[tuple[str, bool], Likely] = {}
+
+        def add(p: float, text: str, value: Any) -> None:
+            key = (text, value is text)
+            built[key] = (p + built[key][0] if key in built else p, text, value)
+
         for odd, text, form in odds[:BEAM]:
             p = odd / total
             if form == "t":
-                found.extend([(p * q, whole, whole) for q, whole in filled(argument.tool, argument.name, text)])
+                for q, whole in filled(argument.tool, argument.name, text):
+                    add(p * q, whole, whole)
                 continue
             try:
-                found.append((p, text, text if form == "s" else build(text, form)))
+                add(p, text, text if form == "s" else build(text, form))
             except (ValueError, msgspec.DecodeError):
                 continue
+        found = list(built.values())
         found.sort(key=first, reverse=True)
         return found[:BEAM]
 

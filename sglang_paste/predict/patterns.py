@@ -54,7 +54,8 @@ class Patterns(msgspec.Struct):
 
     `together` says for each tool which ones were called in the same session, `levels` how its probabilities turned out,
     and under "" how those of all did. `recollections` are each one tenant's,
-    verbatim, and `trust` how often their grades are right. `tenant` is whose sessions were mined, and who may profit;
+    verbatim, `trust` says how often their grades are right, and `recalled` how the probabilities made of these turned
+    out. `tenant` is whose sessions were mined, and who may profit;
     empty where they are nobody's, or were merged for all.
     """
 
@@ -65,5 +66,6 @@ class Patterns(msgspec.Struct):
     together: dict[str, list[str]]
     levels: dict[str, Level] = {}
     trust: dict[str, float] = {}
+    recalled: dict[str, Level] = {}
     recollections: dict[str, Recollection] = {}
     tenant: str = ""

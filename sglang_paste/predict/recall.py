@@ -5,12 +5,13 @@ like a secret is not remembered.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import Any
 
 import msgspec
 
+from sglang_paste.predict.levels import Level
 from sglang_paste.predict.memo import Memo
 from sglang_paste.predict.secret import holds_secret
 from sglang_paste.predict.state import LAST, SAID, TASK, USER, State, as_json
@@ -28,6 +29,8 @@ Sight = tuple[str, int]
 """A kind of context, and the number that stands for what was there."""
 Followed = tuple[tuple[int, int], ...]
 """The numbers of calls, and how often each followed, the most frequent first."""
+Recalled = tuple[str, list[tuple[str, int]]]
+"""The grade of a sight that is remembered, and the calls that followed, with how often."""
 Trust = Mapping[str, float]
 """How often the call that followed most was right, by the grade of what is remembered, and by grade and tool."""
 
@@ -133,7 +136,7 @@ class Recaller:
         found.append(("task", _mixed("task", task)))
         return found
 
-    def recalled(self, sights: list[Sight]) -> list[tuple[str, list[tuple[str, int]]]]:
+    def recalled(self, sights: list[Sight]) -> list[Recalled]:
         """For each sight that is remembered its grade, and the calls that followed."""
         found = []
         for kind, sight in sights:
@@ -144,21 +147,23 @@ class Recaller:
                 found.append((f"{kind} {self.standing} {min(total.bit_length(), 3)} {share}", followed))
         return found
 
-    def odds(self, sights: list[Sight], trust: Trust) -> dict[str, float]:
-        """The probability of each call that is recalled, at most one in all."""
-        found: dict[str, float] = {}
-        for grade, followed in self.recalled(sights):
-            top = trust.get(of_tool(grade, followed[0][0]), trust.get(grade, _LITTLE))
-            most = followed[0][1]
-            for call, count in followed:
-                p = top * count / most
-                if p > found.get(call, _LITTLE):
-                    found[call] = p
+    def odds(self, sights: list[Sight], trust: Trust, levels: Mapping[str, Level] | None = None) -> dict[str, float]:
+        """The probability of each call that is recalled, the likeliest first, at most one in all; as others like them
+        turned out, where `levels` say that."""
+        found = raw_odds(self.recalled(sights), trust)
+        if not levels:
+            return found
+        real = {}
         left = 1.0
-        for call in sorted(found, key=lambda call: (-found[call], call)):
-            found[call] *= left
-            left -= found[call]
-        return found
+        for place, (call, p) in enumerate(found.items()):
+            level = levels.get(self.level_key(call)) or levels.get("")
+            real[call] = p if level is None else min(level.real(p, not place), left)
+            left -= real[call]
+        return real
+
+    def level_key(self, call: str) -> str:
+        """What the levels of recalled calls are told apart by: whether the task is known, and the tool."""
+        return f"{self.known:d} {parsed[call][0]}"
 
     def judge(self, sights: list[Sight], tool: str, arguments: dict[str, Any]) -> None:
         """Note whether the call made now is the one that was recalled first."""
@@ -170,6 +175,25 @@ class Recaller:
                 else:
                     self._misses += 1
                 return
+
+
+def raw_odds(recalled: Iterable[Recalled], trust: Trust) -> dict[str, float]:
+    """The probability of each call by the most trusted sight that brings it back, the likeliest first, one in all at
+    most; a little too high, as the highest of several estimates is."""
+    found: dict[str, float] = {}
+    for grade, followed in recalled:
+        top = trust.get(of_tool(grade, followed[0][0]), trust.get(grade, _LITTLE))
+        most = followed[0][1]
+        for call, count in followed:
+            p = top * count / most
+            if p > found.get(call, _LITTLE):
+                found[call] = p
+    left = 1.0
+    ranked = {}
+    for call in sorted(found, key=lambda call: (-found[call], call)):
+        ranked[call] = found[call] * left
+        left -= ranked[call]
+    return ranked
 
 
 def of_tool(grade: str, call: str) -> str:

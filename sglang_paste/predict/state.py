@@ -42,14 +42,17 @@ as_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=F
 
 
 class Called:
-    """A call that was made: its tool, its arguments as texts, and how it came out (open, ok, empty or fail)."""
+    """A call that was made: its tool, its arguments as texts, what a command in them does, and how it came out (open,
+    ok, empty or fail)."""
 
-    __slots__ = ("outcome", "texts", "tool")
+    __slots__ = ("outcome", "texts", "tool", "verb")
 
     def __init__(self, tool: str, texts: dict[str, str], outcome: str = "open") -> None:
         self.tool = tool
         self.texts = texts
         self.outcome = outcome
+        command = next((texts[name] for name in sorted(texts) if " " in texts[name]), "")
+        self.verb = template.verb(command) if command else ""
 
 
 class State:
@@ -207,9 +210,12 @@ class State:
 
     def _fillings(self, tool: str, name: str, text: str) -> None:
         pattern, places = template.split(text)
+        if places:
+            self._remember(f"@{tool}", template.own(name), pattern)
         for hole, place in zip(template.holes(pattern), places, strict=True):
-            key = f"{name}<{hole}>"
-            self._use((tool, key), place)
+            key = template.hole_name(name, hole)
+            for used in dict.fromkeys((key, template.hole_name(name))):
+                self._use((tool, used), place)
             self._remember(f"@{tool}", key, place)
             self._remember(f"@{tool}", f"{name}<", place)
             self._remember("@", "*", place)

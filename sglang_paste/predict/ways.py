@@ -7,19 +7,20 @@ from typing import Any
 
 import msgspec
 
+from sglang_paste.predict import template
 from sglang_paste.predict.state import State, text_of
 
-PLAIN, JOINED = frozenset("sjl"), frozenset("12")
+PLAIN, JOINED = frozenset("sjlt"), frozenset("12")
 """Forms of which the values are those that stand there, and those that are these joined to a stem."""
 
 
 class Way(msgspec.Struct, frozen=True, array_like=True, order=True):
     """One rule: the values of a source and kind, put in a form.
 
-    Forms: `s` a string; `j` the JSON value the text stands for; `l` a list with the string alone; `1` and `2` a
-    string joined to the latest path or dotted name, or to what that one is in; `a` the list of tasks an earlier
-    call gave, one step on; `+` the line window after an earlier one; `p` some columns of a list of objects, whole or
-    row by row.
+    Forms: `s` a string; `t` a template; `j` the JSON value the text stands for; `l` a list with the string alone; `1`
+    and `2` a string joined to the latest path or dotted name, or to what that one is in; `a` the list of tasks an
+    earlier call gave, one step on; `+` the line window after an earlier one; `p` some columns of a list of objects,
+    whole or row by row.
     """
 
     source: str
@@ -75,6 +76,11 @@ def explain(state: State, tool: str, name: str, value: Any) -> Iterator[Way]:
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
         for source, kind in state.places(value[0]):
             yield Way(source, kind, "l")
+    if form == "s" and " " in text:
+        pattern, places = template.split(text)
+        if places:
+            for source, kind in state.places(pattern):
+                yield Way(source, kind, "t")
     if form == "s":
         for joined in sorted(JOINED):
             start = stem(state, joined)

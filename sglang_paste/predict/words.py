@@ -10,6 +10,7 @@ from sglang_paste.predict.state import LAST, SAID, TASK, USER, State
 SOURCES = (TASK, USER, SAID, LAST)
 _HEADS = {TASK: 60, USER: 60, SAID: 30, LAST: 30}
 _TAILS = {TASK: 0, USER: 0, SAID: 40, LAST: 20}
+_COMMANDS = 12
 _VALUES = {"t:": 0.1, "l:": 0.15, "l.": 0.15, "s:": 0.3, "s.": 0.3, "u:": 0.3}
 
 
@@ -36,7 +37,7 @@ def _words(text: str) -> list[str]:
 
 
 def of_calls(state: State) -> Iterator[str]:
-    """The recent calls: tools, outcomes, whether the person spoke in between, how many there were."""
+    """The recent calls: tools, outcomes, commands, whether the person spoke in between, how many there were."""
     steps = [f"{call.tool}/{call.outcome}" for call in state.calls[-4:]]
     role = state.role
     yield "1"
@@ -46,6 +47,14 @@ def of_calls(state: State) -> Iterator[str]:
     if not steps:
         yield f"t0 {role} {min(state.turn, 6)}"
     yield f"n {min(state.count.bit_length(), 7)} {steps[-1] if steps else ''}"
+    commands = [call.verb for call in state.calls[-_COMMANDS:] if call.verb]
+    if commands:
+        last = state.calls[-1]
+        yield f"c1 {commands[-1]}"
+        yield f"c2 {' '.join(commands[-2:])}"
+        if last.verb:
+            yield f"c0 {last.verb}/{last.outcome}"
+        yield from [f"ran {command}" for command in dict.fromkeys(commands)]
     if len(steps) > 1:
         run = 0
         for call in reversed(state.calls[-9:]):

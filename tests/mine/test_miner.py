@@ -176,3 +176,45 @@ def test_parts_have_as_many_tasks_of_each_source() -> None:
     for source, count in (("rare", 2), ("shop", 18)):
         assert [sum(tasks[task] == source for task in part) for part in parts] == [count] * 4
     assert parted(dict(reversed(tasks.items())), 4) == parts
+
+
+def linted(number: int) -> Session:
+    """A file is named; a command that no other task has checks it, and then the next one."""
+    draw = random.Random(number)
+    files = [f"src/{draw.randrange(10**6)}/mod.py" for _ in range(4)]
+    name = f"check{number}"
+    turns = [Turn("user", f"Please check {' and '.join(files)} with our own linter, number {number}.")]
+    for file in files:
+        turns.append(Turn("assistant", "", (Call("run", {"command": f"{name} --strict {file} -v"}),)))
+        turns.append(Turn("tool", "", (), (Result("run", "fine"),)))
+    return Session("lint", f"s{number}", f"t{number}", tuple(turns))
+
+
+def test_a_command_is_repeated_with_another_path() -> None:
+    session = Mined(mined([linted(number) for number in range(40)])).session()
+    *before, made, _ = linted(99).turns
+    for turn in before:
+        calls = [{"id": "1", "function": {"name": call.name, "arguments": call.arguments}} for call in turn.tool_calls]
+        content = turn.tool_results[0].content if turn.tool_results else turn.content
+        session.observe({"role": turn.role, "content": content, "tool_calls": calls})
+    (best,) = session.candidates(1)
+    assert best.arguments == made.tool_calls[0].arguments
+    assert best.probability > 0.3
+
+
+def test_the_constants_of_most_tasks_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sglang_paste.mine.survey.MAX_CONSTANTS", 1)
+    sessions = [shop(number) for number in range(12)]
+    rare = [Session("shop", f"r{n}", f"r{n}", _in(shop(n).turns, "aa")) for n in range(100, 106)]
+    (region,) = [a for a in mined(sessions + rare).arguments if a.name == "region"]
+    assert region.constants == [("eu", "s")]
+
+
+def _in(turns: tuple[Turn, ...], region: str) -> tuple[Turn, ...]:
+    def moved(call: Call) -> Call:
+        return Call(call.name, {name: region if name == "region" else value for name, value in call.arguments.items()})
+
+    return tuple(
+        Turn(turn.role, turn.content, tuple(moved(call) for call in turn.tool_calls), turn.tool_results)
+        for turn in turns
+    )

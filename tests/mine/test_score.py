@@ -1,6 +1,7 @@
 """Scores are counted as they are defined, and nothing is seen before it happened."""
 
 from collections.abc import Mapping
+from random import Random
 from typing import Any
 
 import pytest
@@ -43,6 +44,28 @@ def score(session: Session, *answers: list[Guess], inert: tuple[str, ...] = ()) 
     online, tally = Scripted(*answers), Tally()
     Scorer(inert).score(session, online, tally, session.task_id)
     return tally, online
+
+
+def drawn(promised: float, kept: float, count: int) -> Reliability:
+    found, random = Reliability(), Random(7)
+    for _ in range(count):
+        found.add(promised, random.random() < kept)
+    return found
+
+
+def test_an_error_by_chance_is_told_from_a_real_one() -> None:
+    for count in (20, 2000):
+        fair = drawn(0.45, 0.45, count)
+        chance = fair.chance(400)
+        assert chance is not None
+        assert fair.error is not None
+        assert fair.error <= chance
+        # of a binomial, 1.96 standard deviations
+        assert chance == pytest.approx(1.96 * (0.45 * 0.55 / count) ** 0.5, rel=0.25)
+        wrong = drawn(0.45, 0.9, count)
+        assert wrong.error is not None
+        assert wrong.error > chance
+    assert Reliability().chance(400) is None
 
 
 ORDER, CUSTOMER = ({"order": "order-0001"}, {"customer": "customer-919"})

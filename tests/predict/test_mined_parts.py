@@ -140,6 +140,31 @@ def test_templates_leave_what_is_no_place() -> None:
     assert template.holes(pattern) == ["pytest"]
 
 
+@pytest.mark.parametrize(
+    ("command", "does"),
+    [
+        ("cd /workspace && npm run build 2>&1 | tail -20", "npm run build"),
+        ("python -m pytest tests/test_a.py -v", "python pytest"),
+        ("source venv/bin/activate && CI=1 git stash", "git stash"),
+        ("cat package.json", "cat"),
+        ("2 + 2", ""),
+        ("", ""),
+    ],
+)
+def test_what_a_command_does(command: str, does: str) -> None:
+    assert template.verb(command) == does
+
+
+def test_a_command_of_the_session_is_a_template_for_the_next() -> None:
+    state = State()
+    state.call("run", {"command": "tox -e lint src/a.py --strict"})
+    state.result("run", "src/b.py: ok")
+    ways = [way for way in explain(state, "run", "command", "tox -e lint src/b.py --strict") if way.form == "t"]
+    assert [values(way, state) for way in ways] == [["tox -e lint \x00 --strict"]]
+    other = "tox -e unit src/b.py --strict"
+    assert not [way for way in explain(state, "run", "command", other) if way.form == "t"]
+
+
 def test_a_task_list_goes_one_step_on() -> None:
     before = [{"task": "a", "status": "in_progress"}, {"task": "b", "status": "pending"}]
     after = [{"task": "a", "status": "completed"}, {"task": "b", "status": "in_progress"}]
@@ -299,3 +324,22 @@ def test_what_followed_is_recalled_and_judged() -> None:
     again.judge(sights, "search", {"query": "x"})
     assert again.standing == "110"
     assert "hunter2" not in str(memory.recollection())
+
+
+def test_what_is_recalled_has_the_probability_that_others_had() -> None:
+    memory, state = Memory(), State()
+    state.user("the same question again")
+    sights = Recaller(memory).sights(state)
+    memory.add(sights, "search", {"query": "x"})
+    memory.add(sights[:1], "open", {"page": "y"})
+    recaller = Recaller(memory)
+    assert recaller.sights(state) == sights
+    trust = {grade: 0.9 for grade, _ in recaller.recalled(sights)}
+    raw = recaller.odds(sights, trust)
+    assert len(raw) == 2
+    levels = {"": Level(-9.0), "1 search": Level(-2.0), "0 search": Level(5.0)}
+    real = recaller.odds(sights, trust, levels)
+    assert list(real) == list(raw)
+    for call, p in raw.items():
+        assert real[call] == pytest.approx(levels["1 search" if "search" in call else ""].real(p))
+    assert sum(recaller.odds(sights, trust, {"": Level(9.0)}).values()) <= 1.0
