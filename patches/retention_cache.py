@@ -150,7 +150,7 @@ def made(original: Callable[..., Any], ctx: Any, *, cache_class: type[Any] | Non
     share = settings().retention_budget
     if cache_class is not None or ctx.disable_radix_cache:
         return original(ctx, cache_class=cache_class)
-    cache = original(ctx, cache_class=RetainingCache if share else None)
+    cache = original(ctx, cache_class=_kind(ctx) if share else None)
     keeper = None
     parallel = get_parallel()
     if not (parallel.pp_rank or parallel.attn_tp_rank or parallel.attn_cp_rank):
@@ -159,6 +159,15 @@ def made(original: Callable[..., Any], ctx: Any, *, cache_class: type[Any] | Non
     budget = int(share * ctx.params.token_to_kv_pool_allocator.size)
     cache.retention = Retention(budget, keeper, metrics=get_observability().enable_metrics)
     return cache
+
+
+def _kind(ctx: Any) -> type[RetainingCache]:
+    """With SGLang's hierarchical cache, or without."""
+    if not ctx.enable_hierarchical_cache:
+        return RetainingCache
+    from sglang_paste.patches.retention_host import TieredCache
+
+    return TieredCache
 
 
 def _rest(asked: EvictParams, done: EvictResult) -> EvictParams:

@@ -17,7 +17,7 @@ from sglang_paste.schedule.admission import Claim, Stake, held_back
 from sglang_paste.schedule.keeper import Keeper
 from sglang_paste.schedule.order import Rates, Waiting, Weights, order
 
-ATTRIBUTE = "paste_ordering"
+ORDERING = "paste_ordering"
 PERIOD_S = 0.02
 IDLE_S = 0.001
 EXPECTED_OUT = 128  # tokens
@@ -107,7 +107,7 @@ class Ordering:
 
 def admitting(original: Callable[..., Any], scheduler: Any, *args: Any, **kwargs: Any) -> Any:
     """Around `Scheduler._get_new_batch_prefill_raw`: it sees those who wait without those who are held back."""
-    ordering = getattr(scheduler, ATTRIBUTE)
+    ordering = getattr(scheduler, ORDERING)
     if not ordering.held:
         return original(scheduler, *args, **kwargs)
     kept = [req for req in scheduler.waiting_queue if req.rid in ordering.held]

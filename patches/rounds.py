@@ -7,17 +7,26 @@ from typing import Any
 
 from sglang.utils import TypeBasedDispatcher
 
-from sglang_paste.patches import bus, intake, retention
-from sglang_paste.patches.return_order import ATTRIBUTE, Order, Ordering
+from sglang_paste.patches import bus, intake, retention, retention_host
+from sglang_paste.patches.retention_host import Moves
+from sglang_paste.patches.return_order import ORDERING, Order, Ordering
 from sglang_paste.schedule.holds import Standing
+
+TIERS = "paste_tiers"
+
 
 
 def dispatching(_result: None, scheduler: Any) -> None:
     """After `Scheduler.init_request_dispatcher`: what rank 0 says has a place to go to."""
     intake.serve(scheduler)
     ordering = Ordering(scheduler)
-    setattr(scheduler, ATTRIBUTE, ordering)
-    acts = [(Standing, partial(retention.apply, scheduler)), (Order, ordering.apply)]
+    setattr(scheduler, ORDERING, ordering)
+    setattr(scheduler, TIERS, retention_host.tiers(scheduler))
+    acts = [
+        (Standing, partial(retention.apply, scheduler)),
+        (Moves, partial(retention_host.apply, scheduler)),
+        (Order, ordering.apply),
+    ]
     scheduler._request_dispatcher += TypeBasedDispatcher(acts)
 
 
@@ -25,14 +34,19 @@ def queued(scheduler: Any, req: Any, is_retracted: bool = False) -> None:
     """Before `Scheduler._add_request_to_queue`, on every rank."""
     if not is_retracted:
         retention.queued(scheduler, req)
-        getattr(scheduler, ATTRIBUTE).arrived(req)
+        getattr(scheduler, ORDERING).arrived(req)
 
 
 def polled(result: list[Any], scheduler: Any) -> list[Any] | None:
     """After `Scheduler._poll_timeout_aborts`, which only rank 0 calls."""
     now = time.monotonic()
     bus.sink("scheduler").load = _load(scheduler)
-    decided = (retention.decide(scheduler, now), getattr(scheduler, ATTRIBUTE).decide(now))
+    tiers = getattr(scheduler, TIERS)
+    decided = (
+        retention.decide(scheduler, now),
+        tiers.decide(now) if tiers is not None else None,
+        getattr(scheduler, ORDERING).decide(now),
+    )
     said = [each for each in decided if each is not None]
     return [*result, *said] if said else None
 

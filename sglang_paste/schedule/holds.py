@@ -180,6 +180,12 @@ class Holds:
             hold.node = None
             self._held.pop(hold.number, None)
 
+    def restore(self, hold: Hold, node: int) -> None:
+        """What was given up is there again."""
+        if hold.node is None and hold.number in self._known:
+            hold.node = node
+            self._held[hold.number] = hold
+
     def clear(self) -> int:
         """The cache is empty; returns how many held something."""
         count = len(self._held)

@@ -22,6 +22,7 @@ from sglang.srt.managers.schedule_batch import FINISH_ABORT  # noqa: E402
 
 from sglang_paste.patches import bus, retention, retention_cache, rounds  # noqa: E402
 from sglang_paste.patches.retention_cache import RetainingCache  # noqa: E402
+from sglang_paste.patches.retention_host import TieredCache  # noqa: E402
 
 WHOSE = Whose(DEFAULT_TENANT, SessionId("s"))
 TEXT = list(range(60))
@@ -175,6 +176,7 @@ def test_the_book_sees_what_the_turns_say(world: World) -> None:
         (0.0, False, None, None, 0),
         (0.5, True, None, None, None),
         (0.5, False, object, object, None),
+        (0.5, False, None, TieredCache, 500),
     ],
 )
 def test_the_servers_own_cache_retains(
@@ -193,6 +195,7 @@ def test_the_servers_own_cache_retains(
         disable_radix_cache=disabled,
         params=SimpleNamespace(token_to_kv_pool_allocator=allocator),
         model_config=SimpleNamespace(hidden_size=64),
+        enable_hierarchical_cache=made is TieredCache,
     )
     asked: list[Any] = []
 

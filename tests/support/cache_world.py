@@ -3,9 +3,10 @@
 import os
 import warnings
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
+from types import MappingProxyType
 from typing import Any
 
 from sglang_paste.calls import DEFAULT_TENANT, SessionId
@@ -40,13 +41,16 @@ class World:
     """A cache of `size` tokens that retains up to `budget` of them; with a `window`, that of a model whose every other
     layer has no wider attention."""
 
+    cache_class: type[RetainingCache] = RetainingCache
+    arguments: Mapping[str, Any] = MappingProxyType({})
+
     def __init__(
         self, core: str, *, size: int = 256, page_size: int = 1, budget: int | None = None, window: int | None = None
     ) -> None:
-        set_global_server_args_for_scheduler(ServerArgs(model_path="dummy", page_size=page_size))
+        set_global_server_args_for_scheduler(ServerArgs(model_path="dummy", page_size=page_size, **self.arguments))
         self.rows = ReqToTokenPool(size=16, max_context_len=1024, device="cpu", enable_memory_saver=False)
         self.allocator = _windowed(size, page_size) if window else _plain(size, page_size)
-        self.cache = RetainingCache(
+        self.cache = self.cache_class(
             CacheInitParams(
                 disable=False,
                 req_to_token_pool=self.rows,
