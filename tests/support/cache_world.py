@@ -41,7 +41,6 @@ class World:
     """A cache of `size` tokens that retains up to `budget` of them; with a `window`, that of a model whose every other
     layer has no wider attention."""
 
-    cache_class: type[RetainingCache] = RetainingCache
     arguments: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(
@@ -50,7 +49,7 @@ class World:
         set_global_server_args_for_scheduler(ServerArgs(model_path="dummy", page_size=page_size, **self.arguments))
         self.rows = ReqToTokenPool(size=16, max_context_len=1024, device="cpu", enable_memory_saver=False)
         self.allocator = _windowed(size, page_size) if window else _plain(size, page_size)
-        self.cache = self.cache_class(
+        self.cache = self.made(
             CacheInitParams(
                 disable=False,
                 req_to_token_pool=self.rows,
@@ -67,6 +66,10 @@ class World:
         self.retention = self.cache.retention = Retention(size if budget is None else budget, self.keeper)
         self.size = self.allocator.available_size()
         self._rids = count(1)
+
+    def made(self, params: CacheInitParams) -> RetainingCache:
+        """The cache under test."""
+        return RetainingCache(params)
 
     def turn(self, session: str | None, tokens: Sequence[int]) -> int:
         """A whole request; returns how many of its tokens were cached. A session of None is a stranger."""

@@ -18,16 +18,8 @@ def copy_rows(
         destination[dst_indices.long()] = source[src_indices.long()]
 
 
-class _Cache(TieredCache):
-    def __init__(self, params: Any) -> None:
-        super().__init__(params)
-        self.init_hicache(ServerArgs(model_path="dummy"), params)
-
-
 class TieredWorld(World):
     """A world whose host memory has four times the room of the device's."""
-
-    cache_class = _Cache
 
     def __init__(self, core: str, *, policy: str, **how: Any) -> None:
         setattr(mha, "transfer_kv_direct", copy_rows)  # noqa: B010 - it has none without CUDA
@@ -43,6 +35,11 @@ class TieredWorld(World):
         super().__init__(core, **how)
         self.allocator.get_kvcache().get_key_buffer(0).normal_()
         self.tiers = Tiers(self.cache, self.keeper.book, 1 << 20)
+
+    def made(self, params: Any) -> TieredCache:
+        cache = TieredCache(params)
+        cache.init_hicache(ServerArgs(model_path="dummy"), params)
+        return cache
 
     def step(self) -> None:
         """What the scheduler does in every round."""
