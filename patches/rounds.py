@@ -15,7 +15,6 @@ from sglang_paste.schedule.holds import Standing
 TIERS = "paste_tiers"
 
 
-
 def dispatching(_result: None, scheduler: Any) -> None:
     """After `Scheduler.init_request_dispatcher`: what rank 0 says has a place to go to."""
     intake.serve(scheduler)
