@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 
 from bench.decode.cases import MOST_TOKENS, Case, Format
-from bench.decode.plugin import Given, Texts
+from bench.decode.plugin import Given
 from bench.decode.predicted import Guess
 from sglang_paste.calls import SessionId, TenantId
 from sglang_paste.draft.hints import Source
@@ -51,7 +51,7 @@ class Offering:
         began = self._offers.began(request, whose, {tool: {} for tool in tools}, case.prompt)
         named = self._offers.named(request, call.name)
         self._offers.ended(request)
-        return Given(_texts(began), _texts(named), len(self._form.encode(f"{FRAME.before}{call.name}{FRAME.between}")))
+        return Given(tuple(began), tuple(named), len(self._form.encode(f"{FRAME.before}{call.name}{FRAME.between}")))
 
     def answered(self, case: Case) -> None:
         """The turn's calls are written."""
@@ -73,15 +73,11 @@ class Offering:
 def without_predictions(given: Given) -> Given:
     """The same hints as if nothing was expected."""
 
-    def rest(texts: Texts) -> Texts:
-        return {source: known for source, known in texts.items() if source != Source.PREDICTED}
+    def rest(offers: Iterable[Offer]) -> tuple[Offer, ...]:
+        return tuple(offer for offer in offers if offer.source != Source.PREDICTED)
 
     return Given(rest(given.began), rest(given.named), given.named_after)
 
 
 def _whose(session: Session) -> tuple[TenantId, SessionId]:
     return TenantId(session.source), SessionId(session.session_id)
-
-
-def _texts(offers: Iterable[Offer]) -> Texts:
-    return {offer.source: [list(text) for text in offer.texts] for offer in offers}

@@ -4,24 +4,23 @@ A request's `custom_params` say them as JSON: those known when its turn began, t
 after how many tokens that is.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from sglang_paste.draft.hints import Source
+from sglang_paste.draft.offers import Offer
 from sglang_paste.patches.roles import current_role
 
 HINTS = "draft_hints"
 PLUGIN = "bench.decode.plugin:register"
 
-Texts = dict[Source, list[list[int]]]
-
 
 class Given(msgspec.Struct, frozen=True):
-    """The hints of one request, by source; `named_after` counts tokens."""
+    """The hints of one request; `named_after` counts tokens."""
 
-    began: Texts
-    named: Texts
+    began: tuple[Offer, ...]
+    named: tuple[Offer, ...]
     named_after: int
 
 
@@ -52,8 +51,8 @@ def committed(_result: None, req: Any, *_args: Any, **_kwargs: Any) -> None:
             _put(req.rid, given.named)
 
 
-def _put(request: str, texts: Texts) -> None:
+def _put(request: str, offers: Sequence[Offer]) -> None:
     from sglang_paste.patches.draft_hints import hints
 
-    for source, known in texts.items():
-        hints().put(request, source, known)
+    for offer in offers:
+        hints().put(request, offer.source, offer.texts, probabilities=offer.probabilities)

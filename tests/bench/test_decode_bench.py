@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from bench.decode.offered import Offering, without_predictions
 from bench.decode.play import Played
 from bench.decode.predicted import Guess, mined, predictions
 from sglang_paste.draft.hints import Source
+from sglang_paste.draft.offers import Offer
 from sglang_paste.mine.records import Call
 
 
@@ -56,6 +58,11 @@ def test_predictions_see_nothing_that_comes_later() -> None:
         assert predictions(patterns, msgspec.structs.replace(sessions[-1], turns=cut))[turn] == expected
 
 
+def texts(offers: Sequence[Offer], source: Source) -> list[Sequence[int]]:
+    """What a source offers."""
+    return [text for offer in offers if offer.source == source for text in offer.texts]
+
+
 def test_hints_are_of_what_was_before_and_the_named_tool_alone_once_it_is_named(form: Format) -> None:
     sessions = made_up(6, random.Random(3))
     offering = Offering(form)
@@ -63,13 +70,14 @@ def test_hints_are_of_what_was_before_and_the_named_tool_alone_once_it_is_named(
     (case,) = next(cases(sessions[-1:], form, 1))
     guess = Guess("read_file", {"path": "foreseen.py"}, 0.5)
     given = offering.given(case, [guess], ["read_file", "run_tests", "edit_file"])
-    (foreseen,) = given.began[Source.PREDICTED]
+    (foreseen,) = texts(given.began, Source.PREDICTED)
     assert spelled(foreseen[4:]) == form.calls([Call(guess.tool, guess.arguments)])
     assert all(
-        spelled([token for token in text if token > 0]).count("run_tests") == 0 for text in given.named[Source.PAST]
+        spelled([token for token in text if token > 0]).count("run_tests") == 0
+        for text in texts(given.named, Source.PAST)
     )
     assert spelled(case.answer[: given.named_after]).endswith('"read_file", "arguments":')
-    assert Source.PREDICTED not in without_predictions(given).began
+    assert not texts(without_predictions(given).began, Source.PREDICTED)
 
 
 def test_the_summary_is_of_all_calls_and_of_the_prose() -> None:
