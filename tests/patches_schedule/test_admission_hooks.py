@@ -1,4 +1,4 @@
-"""Where room is short a request waits for sessions that are back at once, on every rank, and is seen by nobody meanwhile."""
+"""Where room is short a request waits for sessions that are back at once, on every rank, seen by nobody meanwhile."""
 
 import time
 import warnings
@@ -96,8 +96,8 @@ def process() -> Any:
     with (
         mock.patch.object(arm, "_held", settings),
         mock.patch.object(intake, "_scheduler", None),
-        mock.patch.object(return_order, "get_parallel", lambda: SimpleNamespace(pp_size=1)),
-        mock.patch.object(retention_host, "tiers", lambda _: None),
+        mock.patch.object(return_order, "get_parallel", return_value=SimpleNamespace(pp_size=1)),
+        mock.patch.object(retention_host, "tiers", return_value=None),
     ):
         yield
     bus.use(None)
