@@ -118,9 +118,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--tool-return-bound",
         metavar="SECONDS",
         type=float,
-        help="Waiting requests go first whose session's next tool is worth most and that have least to prefill, and one "
-        "that would push out a session that is back in a moment waits for it; nobody waits longer than this for it, "
-        "and 0 leaves arrivals in their order. Default: 5.",
+        help="Waiting requests go first whose session's next tool is worth most and that have least to prefill, and "
+        "one that would push out a session that is back in a moment waits for it; nobody waits longer than this for "
+        "it, and 0 leaves arrivals in their order. Default: 5.",
     )
     group.add_argument(
         "--tool-draft-sources",

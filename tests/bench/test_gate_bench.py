@@ -5,7 +5,8 @@ import random
 import pytest
 
 from bench.decode.cases import Format, made_up
-from bench.gate import ENGINES, NOTHING, OTHERS, OWN, Decoder, Tally, Turn, turns_of
+from bench.decode.predicted import Guess
+from bench.gate import ENGINES, NOTHING, OWN, Decoder, Tally, Turn, turns_of
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,20 @@ def test_every_call_is_decoded_in_fewer_steps_than_tokens(form: Format, turns: l
     assert sum(each.steps for each in tallies) < sum(each.tokens for each in tallies) / 2
 
 
-def test_likelihoods_are_worth_something_and_those_of_other_calls_are_not(form: Format, turns: list[Turn]) -> None:
-    nothing, own, others = (sum(each.seconds for each in decoded(form, turns, told)) for told in (NOTHING, OWN, OTHERS))
-    assert own < nothing
-    assert own < others
+def foreseen(turns: list[Turn], right: float, wrong: float) -> list[Turn]:
+    """Every other turn's call is foreseen at `right`, in place of the others' a call that nobody makes, at `wrong`."""
+    told = []
+    for number, turn in enumerate(turns):
+        call = turn.case.session.turns[turn.case.turn].tool_calls[0]
+        guess = Guess(call.name, dict.fromkeys(call.arguments, "src/nobody/asked.py"), wrong)
+        told.append(turn._replace(guesses=[guess if number % 2 else Guess(call.name, call.arguments, right)]))
+    return told
+
+
+def test_likelihoods_are_worth_something_and_false_ones_are_not(form: Format, turns: list[Turn]) -> None:
+    def seconds(right: float, wrong: float, told: str) -> float:
+        return sum(each.seconds for each in decoded(form, foreseen(turns, right, wrong), told))
+
+    own = seconds(0.95, 0.02, OWN)
+    assert own < seconds(0.95, 0.02, NOTHING)
+    assert own < seconds(0.02, 0.95, OWN)

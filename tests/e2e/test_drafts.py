@@ -22,6 +22,7 @@ from bench.decode.plugin import HINTS, Given
 from bench.decode.server import Server, servers
 from bench.forced import FORCED_IDS
 from sglang_paste.draft.hints import Source
+from sglang_paste.draft.offers import Offer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -76,6 +77,11 @@ def answers(server: Server, asked: Sequence[Answer], at_a_time: int) -> list[Ans
 
 def free(text: str, tokens: int, **params: Any) -> Answer:
     return {"text": text, "sampling_params": {"temperature": 0, "max_new_tokens": tokens, **params}}
+
+
+def predicted(text: Sequence[int]) -> Offer:
+    """A call that the predictor expects, with the tokens before it."""
+    return Offer("", Source.PREDICTED, (tuple(text),))
 
 
 def drafted(found: Sequence[Answer]) -> int:
@@ -150,9 +156,9 @@ def test_a_request_that_is_aborted_leaves_the_others_as_they_are(pair: Pair) -> 
 def test_requests_that_are_retracted_go_on_as_they_would_have(pair: Pair) -> None:
     """They are prefilled with what they have said, so where two tokens are as likely, the other one may be said."""
     texts = [f"{number}. {REPEATING}" for number in range(8)]
-    stock, ours = pair.ask([free(text, 64) for text in texts], at_a_time=8)
+    stock, ours = pair.ask([free(text, 112) for text in texts], at_a_time=8)
     assert sum(answer["meta_info"]["num_retractions"] for answer in ours) > 0
-    assert all(len(answer["output_ids"]) == 64 for answer in ours)
+    assert all(len(answer["output_ids"]) == 112 for answer in ours)
     assert_same(stock, ours, within=TIE)
 
 
@@ -161,7 +167,7 @@ def test_a_predicted_call_is_one_step_or_two(pair: Pair) -> None:
     encode = tokenizer()
     answer = encode('<tool_call>{"name":"look","arguments":{"path":"src/main.py"}}</tool_call><|im_end|>')
     start = encode("<|im_start|>assistant\n")
-    given = Given({Source.PREDICTED: [[*start, *answer]]}, {}, len(answer))
+    given = Given((predicted([*start, *answer]),), (), len(answer))
     params = {
         "temperature": 0,
         "max_new_tokens": len(answer),
@@ -182,7 +188,7 @@ def test_calls_that_come_at_once_are_streamed_whole(pair: Pair) -> None:
     text = "\n".join(f'<tool_call>{{"name":"look","arguments":{{"path":"{path}"}}}}</tool_call>' for path in paths)
     encode = tokenizer()
     answer = encode(f"{text}<|im_end|>")
-    given = Given({Source.PREDICTED: [[*encode("<|im_start|>assistant\n"), *answer]]}, {}, len(answer))
+    given = Given((predicted([*encode("<|im_start|>assistant\n"), *answer]),), (), len(answer))
     parameters = {"type": "object", "properties": {"path": {"type": "string"}}}
     body = {
         "model": "m",
