@@ -1,5 +1,6 @@
 """What holds for all tests: SGLang's CPU engine where it is the one set up, and the quick tests first."""
 
+import asyncio
 import atexit
 import importlib.util
 import os
@@ -50,6 +51,12 @@ class Sharing(LoadScopeScheduling):
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:
     return Sharing(config, log)
+
+
+@pytest.fixture(autouse=True)
+def _standard_event_loop() -> None:
+    """The side process and the clients run on Python's own event loop; importing SGLang's server sets uvloop for all."""
+    asyncio.set_event_loop_policy(None)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import functools
 import os
 import signal
 import subprocess
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -24,6 +24,8 @@ PAGE = os.sysconf("SC_PAGESIZE")
 PR_SET_CHILD_SUBREAPER = 36
 
 T = TypeVar("T")
+X = TypeVar("X", bound=asyncio.BaseTransport)
+Y = TypeVar("Y", bound=asyncio.BaseProtocol)
 
 
 class Overrun(Exception):
@@ -61,21 +63,27 @@ class Process:
         """A stream over `stdout` or `stderr`, which buffers little."""
         reader = asyncio.StreamReader(limit=CHUNK)
         protocol = functools.partial(asyncio.StreamReaderProtocol, reader)
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(protocol, pipe)
-        self._took_over(pipe, transport)
+        await self._connect(pipe, asyncio.get_running_loop().connect_read_pipe(protocol, pipe))
         return reader
 
     async def writer(self) -> asyncio.StreamWriter:
         """A stream over `stdin`."""
         loop = asyncio.get_running_loop()
         pipe = self._popen.stdin
-        transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, pipe)
-        self._took_over(pipe, transport)
+        transport, protocol = await self._connect(pipe, loop.connect_write_pipe(asyncio.streams.FlowControlMixin, pipe))
         return asyncio.StreamWriter(transport, protocol, None, loop)
 
-    def _took_over(self, pipe: IO[bytes] | None, transport: asyncio.BaseTransport) -> None:
-        self._transports.append(transport)
-        self._unused = [other for other in self._unused if other is not pipe]
+    async def _connect(self, pipe: IO[bytes] | None, connecting: Coroutine[Any, Any, tuple[X, Y]]) -> tuple[X, Y]:
+        """What a pipe is connected to; done to its end even when cancelled: some loops (uvloop) close the descriptor
+        of a pipe they give up and leave its file open, which would then close a stranger's."""
+
+        async def connect() -> tuple[X, Y]:
+            transport, protocol = await connecting
+            self._transports.append(transport)
+            self._unused = [other for other in self._unused if other is not pipe]
+            return transport, protocol
+
+        return await finish(asyncio.ensure_future(connect()))
 
     @property
     def alive(self) -> bool:

@@ -118,7 +118,7 @@ def test_what_is_given_is_taken(tmp_path: Path) -> None:
         "--tool-cpus",
         str(min(os.sched_getaffinity(0))),
     ]
-    given = server(30000)
+    given = server(19_999)
     given.api_key = "k"
     settings = flags.read(parse("--enable-tool-speculation", *argv), given)
     assert settings is not None
@@ -140,7 +140,7 @@ def test_what_is_given_is_taken(tmp_path: Path) -> None:
         (["--tool-session-memory", "-1"], "--tool-session-memory is -1"),
         (["--tool-retention-budget", "1.5"], "--tool-retention-budget is 1.5; give a share"),
         (["--tool-retention-budget", "-0.1"], "give a share of the cache from 0 to 1"),
-        (["--tool-gateway-port", "30000"], "the server's own port"),
+        (["--tool-gateway-port", "19999"], "the server's own port"),
         (["--tool-gateway-port", "0"], "between 1 and 65535"),
         (["--tool-gateway-port", "70000"], "between 1 and 65535"),
         (["--tool-cpus", "1-"], "give cores as"),
@@ -150,7 +150,7 @@ def test_what_is_given_is_taken(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_used_is_refused(argv: list[str], sentence: str) -> None:
-    given = server(30000)
+    given = server(19_999)
     if "--tool-gateway-port" not in argv:
         argv = [*argv, "--tool-gateway-port", str(free_port())]
     with pytest.raises(ConfigError, match=sentence):
