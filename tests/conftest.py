@@ -55,7 +55,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:
 
 @pytest.fixture(autouse=True)
 def _standard_event_loop() -> None:
-    """The side process and the clients run on Python's own event loop; importing SGLang's server sets uvloop for all."""
+    """The side process and clients run on Python's own event loop; importing SGLang's server sets uvloop for all."""
     asyncio.set_event_loop_policy(None)
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from sglang_paste.kernels.draft_pack import Pack, draft_pack
 from sglang_paste.kernels.verify import Sample, Verified, sample_tree
 
-VOCAB, WIDTH, DRAWS = 6, 8, 5000
+# The width holds three drafts of three tokens that share none.
+VOCAB, WIDTH, DRAWS = 6, 10, 5000
 DRAFTS = torch.tensor([[[1, 2, 3], [1, 4, 3], [5, 0, 0]]])
 # A made-up model: what follows a token at a depth.
 PROBS = torch.softmax(2 * torch.randn((8, VOCAB, VOCAB), generator=torch.Generator().manual_seed(3)), -1)
