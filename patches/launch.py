@@ -58,10 +58,15 @@ def with_side_process(original: Callable[..., Any], server_args: Any, *args: Any
 
 
 def wait_for_gateway(*_args: Any, **_kwargs: Any) -> None:
-    """Before the HTTP server: a server that says it is ready has its gateway."""
+    """Before the HTTP server: a server that says it is ready has its gateway.
+
+    What the model's loading made of an interrupt, a refusal ends the start here at the latest.
+    """
     bus.sink("api")
     if _supervisor is not None:
         _supervisor.wait_ready(READY_WITHIN_S)
+        if _supervisor.refusal is not None:
+            raise SystemExit(2)
 
 
 def _interrupt() -> None:

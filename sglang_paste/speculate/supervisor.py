@@ -115,7 +115,7 @@ class Supervisor:
         self._refused = refused
         self._supervision = Supervision(patience)
         self._process: subprocess.Popen[bytes] | None = None
-        self._ready = False
+        self._ready = self._ended = False
         self._settled = threading.Event()
         self._stopping = threading.Event()
         # Linux sends the death signal when the thread that started a process ends, so this one thread does it all.
@@ -142,9 +142,10 @@ class Supervisor:
             self._thread.join()
 
     def wait_ready(self, timeout: float) -> bool:
-        """Whether the gateway answers; waits `timeout` seconds at most, and no longer than the first start lives."""
+        """Whether the gateway answers; waits `timeout` seconds at most, and no longer than the first start lives. If
+        that ends with a refusal, `refusal` has it by then."""
         self._settled.wait(timeout)
-        if not self._ready:
+        if not self._ready and self.refusal is None:
             logger.warning("the tool gateway does not answer yet; the server starts without it")
         return self._ready
 
@@ -171,6 +172,9 @@ class Supervisor:
         if self.refusal is None and (sentence := self._sentence()) is not None:
             self.refusal = sentence
             self._refused()
+        if self._ended:
+            # Only now: who waited must find the refusal, or be interrupted while it waits.
+            self._settled.set()
         action = self._supervision.decide(now)
         if action is Action.START:
             self._start(now)
@@ -198,7 +202,7 @@ class Supervisor:
 
     def _report(self, code: int, now: float) -> None:
         self._supervision.ended(code, now)
-        self._settled.set()
+        self._ended = True
         if not self._supervision.refused:
             logger.error(
                 "the side process ended with %s; it is started again in %.1f s",

@@ -25,8 +25,10 @@ class Refused:
     def __init__(self) -> None:
         self.event = threading.Event()
         self.times = 0
+        self.busy_s = 0.0
 
     def __call__(self) -> None:
+        time.sleep(self.busy_s)
         self.times += 1
         self.event.set()
 
@@ -153,6 +155,13 @@ def test_a_first_start_that_refuses_ends_it_with_a_sentence(start: Start, refuse
     assert supervisor.starts == 1
     supervisor.stop()
     assert refused.times == 1
+
+
+def test_who_waits_for_the_gateway_finds_the_refusal(start: Start, refused: Refused) -> None:
+    refused.busy_s = 0.5
+    supervisor = start("refuse")
+    assert not supervisor.wait_ready(60)
+    assert (supervisor.refusal, refused.times) == ("the port is taken", 1)
 
 
 def test_a_later_refusal_is_only_another_failure(start: Start, refused: Refused) -> None:
