@@ -115,7 +115,7 @@ class Supervisor:
         self._refused = refused
         self._supervision = Supervision(patience)
         self._process: subprocess.Popen[bytes] | None = None
-        self._ready = self._ended = False
+        self._ready = False
         self._settled = threading.Event()
         self._stopping = threading.Event()
         # Linux sends the death signal when the thread that started a process ends, so this one thread does it all.
@@ -166,13 +166,14 @@ class Supervisor:
     def _step(self, bus: EngineBus, now: float) -> None:
         if bus.poll():
             self._supervision.heard(now)
-        if self._process is not None and (code := self._process.poll()) is not None:
+        code = None if self._process is None else self._process.poll()
+        if code is not None:
             self._process = None
             self._report(code, now)
         if self.refusal is None and (sentence := self._sentence()) is not None:
             self.refusal = sentence
             self._refused()
-        if self._ended:
+        if code is not None:
             # Only now: who waited must find the refusal, or be interrupted while it waits.
             self._settled.set()
         action = self._supervision.decide(now)
@@ -202,7 +203,6 @@ class Supervisor:
 
     def _report(self, code: int, now: float) -> None:
         self._supervision.ended(code, now)
-        self._ended = True
         if not self._supervision.refused:
             logger.error(
                 "the side process ended with %s; it is started again in %.1f s",
