@@ -23,10 +23,7 @@ def set_priority(leader: int, nice: int) -> bool:
 
     False where the kernel asks for patience (an unprivileged process may do this ten times a second): try again.
     """
-    if may_raise_nice():
-        for thread in _threads(leader):
-            with suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, thread, nice)
+    set_nice(leader, nice)
     try:
         Path(f"/proc/{leader}/autogroup").write_text(str(nice))
     except BlockingIOError:
@@ -34,6 +31,18 @@ def set_priority(leader: int, nice: int) -> bool:
     except OSError:
         return True
     return True
+
+
+def set_nice(leader: int, nice: int) -> None:
+    """Set the nice value of all threads below `leader`, where it counts and can be taken back.
+
+    One that was being started while its parent was changed keeps the old value: call it again now and then.
+    """
+    if may_raise_nice():
+        for thread in _threads(leader):
+            with suppress(OSError):
+                if os.getpriority(os.PRIO_PROCESS, thread) != nice:
+                    os.setpriority(os.PRIO_PROCESS, thread, nice)
 
 
 @functools.cache

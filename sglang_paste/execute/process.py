@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from sglang_paste.execute.priority import LOWEST, NORMAL, children, descendants, set_priority
+from sglang_paste.execute.priority import LOWEST, NORMAL, children, descendants, set_nice, set_priority
 
 CHUNK = 64 * 1024
 FLOOD = 64 * 1024 * 1024
@@ -97,8 +97,12 @@ class Process:
         self._low = low
         self._apply_priority()
 
+    @property
+    def _nice(self) -> int:
+        return LOWEST if self._low else NORMAL
+
     def _apply_priority(self) -> None:
-        if self.alive and not set_priority(self.pid, LOWEST if self._low else NORMAL):
+        if self.alive and not set_priority(self.pid, self._nice):
             asyncio.get_running_loop().call_later(PRIORITY_RETRY_S, self._apply_priority)
 
     async def ended(self) -> int:
@@ -107,9 +111,13 @@ class Process:
         return self._popen.wait()
 
     async def watch(self, memory_limit: int, processes: int) -> None:
-        """Returns when the program ends; raises Overrun where it has, with all it started, grown past a limit."""
+        """Returns when the program ends; raises Overrun where it has, with all it started, grown past a limit.
+
+        Gives all it starts its priority, too.
+        """
         while self.alive:
             await asyncio.wait([self._gone], timeout=WATCH_INTERVAL_S)
+            set_nice(self.pid, self._nice)
             threads, resident = _usage(self.pid, processes)
             if threads > processes:
                 raise Overrun(f"it ran more than {processes} processes")

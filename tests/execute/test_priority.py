@@ -1,10 +1,13 @@
 import asyncio
 import os
+import signal
 import sys
 from pathlib import Path
 
+import pytest
 from tool_bench import Bench, eventually, launch
 
+from sglang_paste.execute import priority
 from sglang_paste.execute.catalog import Catalog
 from sglang_paste.execute.priority import LOWEST, NORMAL, children, descendants, may_raise_nice, set_priority
 from sglang_paste.execute.process import Process
@@ -107,6 +110,48 @@ def test_a_speculative_run_is_low_until_it_is_promoted(bench: Bench) -> None:
         await run.cancel()
 
     bench.use(SLEEP, scenario)
+
+
+FORKS = """
+import os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+print("ready", flush=True)
+signal.sigwait({signal.SIGUSR1})
+forked = os.fork()
+if forked: print(forked, flush=True)
+signal.pause()
+"""
+
+
+def test_what_is_forked_while_its_parent_is_looked_up_gets_the_priority_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        process = Process([sys.executable, "-S", "-c", FORKS], environment={}, folder=None, low=False, confined=False)
+        assert process.stdout is not None
+        forked: list[int] = []
+
+        def fork_behind(pid: int) -> list[int]:
+            found = descendants(pid)
+            if not forked:
+                os.kill(pid, signal.SIGUSR1)
+                forked.append(int(process.stdout.readline()))
+            return found
+
+        def nices() -> list[int]:
+            return [os.getpriority(os.PRIO_PROCESS, pid) for pid in (process.pid, *forked)]
+
+        try:
+            assert process.stdout.readline() == b"ready\n"
+            monkeypatch.setattr(priority, "may_raise_nice", lambda: True)
+            monkeypatch.setattr(priority, "descendants", fork_behind)
+            process.set_low(True)
+            assert nices() == [LOWEST, NORMAL]
+            watch = asyncio.create_task(process.watch(memory_limit=2**30, processes=10))
+            await eventually(lambda: nices() == [LOWEST, LOWEST], PATIENCE_S)
+            watch.cancel()
+        finally:
+            await process.kill()
+
+    asyncio.run(scenario())
 
 
 def test_a_process_that_is_gone_has_no_priority_to_set() -> None:
