@@ -117,12 +117,12 @@ class Process:
         """
         while self.alive:
             await asyncio.wait([self._gone], timeout=WATCH_INTERVAL_S)
-            set_nice(self.pid, self._nice)
             threads, resident = _usage(self.pid, processes)
             if threads > processes:
                 raise Overrun(f"it ran more than {processes} processes")
             if resident > memory_limit:
                 raise Overrun(f"it used more than {memory_limit} bytes of memory")
+            set_nice(self.pid, self._nice)
 
     async def kill(self) -> int:
         """Kill the program with all it started, and return when they are gone; how many are not. Idempotent."""
