@@ -9,7 +9,7 @@ only root or a process with RLIMIT_NICE may raise again. Both are set; what this
 import functools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def set_priority(leader: int, nice: int) -> bool:
 
     False where the kernel asks for patience (an unprivileged process may do this ten times a second): try again.
     """
-    set_nice(leader, nice)
+    set_nice(descendants(leader), nice)
     try:
         Path(f"/proc/{leader}/autogroup").write_text(str(nice))
     except BlockingIOError:
@@ -33,13 +33,13 @@ def set_priority(leader: int, nice: int) -> bool:
     return True
 
 
-def set_nice(leader: int, nice: int) -> None:
-    """Set the nice value of all threads below `leader`, where it counts and can be taken back.
+def set_nice(pids: Iterable[int], nice: int) -> None:
+    """Set the nice value of all threads of these processes, where it counts and can be taken back.
 
     One that was being started while its parent was changed keeps the old value: call it again now and then.
     """
     if may_raise_nice():
-        for thread in _threads(leader):
+        for thread in _threads(pids):
             with suppress(OSError):
                 if os.getpriority(os.PRIO_PROCESS, thread) != nice:
                     os.setpriority(os.PRIO_PROCESS, thread, nice)
@@ -84,7 +84,7 @@ def descendants(pid: int, most: int = MAX_TREE) -> list[int]:
     return found
 
 
-def _threads(leader: int) -> Iterator[int]:
-    for pid in descendants(leader):
+def _threads(pids: Iterable[int]) -> Iterator[int]:
+    for pid in pids:
         with suppress(OSError):
             yield from map(int, os.listdir(f"/proc/{pid}/task"))

@@ -7,7 +7,7 @@ import functools
 import os
 import signal
 import subprocess
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -117,12 +117,14 @@ class Process:
         """
         while self.alive:
             await asyncio.wait([self._gone], timeout=WATCH_INTERVAL_S)
-            threads, resident = _usage(self.pid, processes)
+            pids = descendants(self.pid, processes + 2)
+            threads, resident = _usage(pids)
             if threads > processes:
                 raise Overrun(f"it ran more than {processes} processes")
             if resident > memory_limit:
                 raise Overrun(f"it used more than {memory_limit} bytes of memory")
-            set_nice(self.pid, self._nice)
+            if self.alive:
+                set_nice(pids, self._nice)
 
     async def kill(self) -> int:
         """Kill the program with all it started, and return when they are gone; how many are not. Idempotent."""
@@ -305,10 +307,10 @@ def _session(pid: int) -> int:
     return 0
 
 
-def _usage(leader: int, enough: int) -> tuple[int, int]:
-    """Threads and resident bytes of a program with all below it, counted up to a little over `enough` processes."""
+def _usage(pids: Iterable[int]) -> tuple[int, int]:
+    """Threads and resident bytes of these processes."""
     threads = resident = 0
-    for pid in descendants(leader, enough + 2):
+    for pid in pids:
         with suppress(OSError, IndexError):
             fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
             threads += int(fields[17])
