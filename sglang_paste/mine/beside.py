@@ -49,8 +49,10 @@ def _begin(work: Work, taking: int) -> Callable[[], dict[int, bytes]]:
         code = 1
         try:
             os.close(reading)
+            # Written once all is done: who reads is busy with numbers of its own until then.
+            done = list(_done(work, taking))
             with os.fdopen(writing, "wb") as pipe:
-                for number, result in _done(work, taking):
+                for number, result in done:
                     pipe.write(_HEAD.pack(number, len(result)))
                     pipe.write(result)
             code = 0

@@ -22,6 +22,16 @@ def test_is_done_at_the_same_time() -> None:
     assert len(set(spread(work, 2, 2))) == 2
 
 
+def test_is_done_at_the_same_time_where_what_came_before_is_large() -> None:
+    both = multiprocessing.get_context("fork").Barrier(2)
+
+    def work(number: int) -> bytes:
+        both.wait(timeout=60)
+        return bytes(1 << 20)
+
+    assert spread(work, 4, 2) == [bytes(1 << 20)] * 4
+
+
 @pytest.mark.parametrize("failing", [1, 3, 5])
 def test_a_process_that_fails_is_made_good_here(failing: int, capfd: pytest.CaptureFixture[str]) -> None:
     here = os.getpid()
