@@ -2,7 +2,7 @@
 rank 0 decides, all ranks do alike."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -25,10 +25,12 @@ MAX_ORDERED = 512  # those that came first; the others keep their places behind 
 
 
 class Order(msgspec.Struct, frozen=True):
-    """The ids of waiting requests, the next one first, and of those that are held back, which come last."""
+    """The ids of waiting requests, the next one first; of those that are held back, which come last; and of those that
+    have waited for so long that they no longer may be."""
 
     rids: tuple[str, ...]
     held: tuple[str, ...] = ()
+    due: tuple[str, ...] = ()
 
 
 class Ordering:
@@ -36,25 +38,45 @@ class Ordering:
 
     def __init__(self, scheduler: Any) -> None:
         self.held: frozenset[str] = frozenset()
+        self._due: frozenset[str] = frozenset()
         self._scheduler = scheduler
         self._next = 0.0
         self._undecided = False
+        self._added = 0
 
     def arrived(self, req: Any) -> None:
         """A request is about to be queued, on any rank: where room is short it waits for what rank 0 says of it."""
+        self._hold_back([req])
+
+    def left(self) -> None:
+        """Requests are about to be let in, on any rank: those for whom there was no room do not take the place of a
+        session that has just left before rank 0 has said so."""
         retained = _holding(self._scheduler)
-        if retained is None or not _by_arrival(self._scheduler) or _goes_on(req):
+        if retained is not None and retained.holds.added != self._added:
+            self._added = retained.holds.added
+            self._hold_back(self._scheduler.waiting_queue)
+
+    def _hold_back(self, reqs: Iterable[Any]) -> None:
+        retained = _holding(self._scheduler)
+        if retained is None or not _by_arrival(self._scheduler):
             return
         room = _available(self._scheduler) - retained.holds.tokens()
-        if _tokens(req) - _cached(req) + _out(req) > room:
-            self.held |= {req.rid}
+        waits = [
+            req.rid
+            for req in reqs
+            if req.rid not in self._due and not _goes_on(req) and _tokens(req) - _cached(req) + _out(req) > room
+        ]
+        if not self.held.issuperset(waits):
+            self.held |= frozenset(waits)
             self._undecided = True
 
     def apply(self, wanted: Order) -> None:
         """Rearrange those who wait, on any rank; who is not named stands behind the others."""
         places = {rid: place for place, rid in enumerate(wanted.rids)}
         self._scheduler.waiting_queue.sort(key=lambda req: places.get(req.rid, len(places)))
-        self.held = frozenset(wanted.held)
+        self.held, self._due = frozenset(wanted.held), frozenset(wanted.due)
+        if retained := _holding(self._scheduler):
+            self._added = retained.holds.added
 
     def decide(self, now: float) -> Order | None:
         """A better order, on rank 0: at once for who was just queued, else every PERIOD_S at most."""
@@ -66,7 +88,8 @@ class Ordering:
         self._next, self._undecided = now + PERIOD_S, False
         wanted = self._wanted(queue[:MAX_ORDERED], now)
         told = [req.rid for req in queue[:MAX_ORDERED]]
-        return None if wanted == Order(tuple(told), tuple(rid for rid in told if rid in self.held)) else wanted
+        held, due = (tuple(rid for rid in told if rid in some) for some in (self.held, self._due))
+        return None if wanted == Order(tuple(told), held, due) else wanted
 
     def _wanted(self, queue: list[Any], now: float) -> Order:
         clock = time.perf_counter()
@@ -81,9 +104,11 @@ class Ordering:
         )
         held = frozenset(found or ())
         rids = [arrived[place].rid for place in places]
+        bound = settings().return_bound
         return Order(
             (*(rid for rid in rids if rid not in held), *(rid for rid in rids if rid in held)),
             tuple(rid for rid in rids if rid in held),
+            tuple(arrived[place].rid for place in places if _waited(arrived[place], clock) >= bound) if retained else (),
         )
 
     def _held(self, retained: Retention, keeper: Keeper, queue: Sequence[Any], now: float) -> list[str]:
@@ -108,6 +133,7 @@ class Ordering:
 def admitting(original: Callable[..., Any], scheduler: Any, *args: Any, **kwargs: Any) -> Any:
     """Around `Scheduler._get_new_batch_prefill_raw`: it sees those who wait without those who are held back."""
     ordering = getattr(scheduler, ORDERING)
+    ordering.left()
     if not ordering.held:
         return original(scheduler, *args, **kwargs)
     kept = [req for req in scheduler.waiting_queue if req.rid in ordering.held]

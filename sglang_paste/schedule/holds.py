@@ -97,6 +97,11 @@ class Holds:
         """How many hold something."""
         return len(self._held)
 
+    @property
+    def added(self) -> int:
+        """How many there have been."""
+        return self._next
+
     def in_order(self) -> list[Hold]:
         """Those that hold something, from the first to be given up to the last."""
         return sorted(self._held.values(), key=lambda hold: hold.rank)

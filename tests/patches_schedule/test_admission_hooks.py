@@ -48,6 +48,10 @@ class Rank:
     def away(self, seconds: float) -> None:
         """The session a has its text in the cache, and left for a tool that always took so long."""
         self.world.turn("a", TEXT)
+        self.called(seconds)
+
+    def called(self, seconds: float) -> None:
+        """What the session a said was a call of a tool that always took so long."""
         book, whose = self.world.keeper.book, Whose(DEFAULT_TENANT, SessionId("a"))
         latest = book.session(whose)
         assert latest is not None
@@ -129,8 +133,30 @@ def test_not_for_longer_than_the_bound() -> None:
     rank = Rank()
     rank.away(0.05)
     req = rank.queue(None, OTHER, waited=BOUND)
-    assert rank.step() == [Order((req.rid,))]
+    assert rank.step() == [Order((req.rid,), due=(req.rid,))]
     assert rank.admissible() == [req.rid]
+
+
+def test_who_waited_for_room_does_not_take_the_place_of_a_session_that_leaves() -> None:
+    rank = Rank()
+    with rank.world.running("a", TEXT):
+        req = rank.queue(None, OTHER)
+        rank.step()
+    rank.called(0.05)
+    assert rank.admissible() == []
+    rank.step()
+    assert rank.admissible() == []
+    assert rank.waiting_queue == [req]
+
+
+def test_who_has_waited_for_long_goes_on_however_many_sessions_leave() -> None:
+    rank = Rank()
+    rank.away(0.05)
+    req = rank.queue(None, OTHER, waited=BOUND)
+    rank.step()
+    for session in "bc":
+        rank.world.turn(session, TEXT[:40])
+        assert rank.admissible() == [req.rid]
 
 
 def test_not_where_there_is_room() -> None:
