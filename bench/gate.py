@@ -156,7 +156,7 @@ class Decoder:
             made = answer[done : done + right + 1]
             took = STEP_S + self._row * (plan.width - 1)
             self._gate.settle(demand, made)
-            self._gate.observe(Step(1, plan.width, len(text)), took, 0.0)
+            self._gate.observe(Step(1, plan.width, len(text)), took, 0.0, 0.0)
             text, done, steps, seconds = text + made, done + len(made), steps + 1, seconds + took
         return steps, seconds
 

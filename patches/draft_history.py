@@ -1,4 +1,7 @@
-"""The tokens of every running request, in a table on the device, so that a step's drafts need no copy to the host."""
+"""The tokens of every running request, in a table on the device, so that a step's drafts need no copy to the host.
+
+Where requests have their output by the time of the next step, the table may as well catch up when it is needed.
+"""
 
 import weakref
 from collections.abc import Sequence
@@ -23,7 +26,24 @@ class History:
         self._tokens = torch.empty((slots, self._capacity), dtype=torch.int32, device=device)
         self._base = torch.zeros(slots, dtype=torch.int64, device=device)
         self._host_base = [0] * slots
+        self._known = [0] * slots
         self._owner: dict[int, weakref.ref[Any]] = {}
+
+    def catch_up(self, batch: Any) -> None:
+        """Take in what was committed since the last time, of requests that have all of their output."""
+        slots, lengths = batch.req_pool_indices_cpu.tolist(), batch.seq_lens_cpu.tolist()
+        for slot, length, req in zip(slots, lengths, batch.reqs, strict=True):
+            missing, owner = length + 1 - self._known[slot], self._owner.get(slot)
+            if length + 1 - self._host_base[slot] > self._capacity:
+                self._shift(slot)
+            start = self._known[slot] - self._host_base[slot]
+            known = owner is not None and owner() is req
+            if not known or missing < 0 or start < 0:
+                self._fill(slot, req)
+            elif missing:
+                said = list(req.output_ids[-missing:])
+                self._tokens[slot, start : start + missing] = torch.tensor(said, dtype=torch.int32)
+            self._known[slot] = length + 1
 
     def follow(self, batch: Any, accepted: Tensor, accept_lens: Tensor) -> None:
         """Take in a decode batch: `accepted` [requests, stride] are the tokens of each one's last step, of which the

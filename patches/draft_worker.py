@@ -59,10 +59,13 @@ class DraftWorker(NGRAMWorker):  # type: ignore[misc]
         self._longest = max(1, self._stride - 1)
         # The gate reads a clock, and ranks that read their own take different steps.
         self._any_width = self.device == "cpu" and get_parallel().tp_size == 1
+        # Else the last step's output is not with its requests yet.
+        self._catches_up = self._any_width and not self.enable_overlap
         self.gate, self._rhythm = Gate(self._longest), Rhythm()
         self._lookup = Lookup(hints(), self._longest, settings().draft_sources, Forced(target_worker.tokenizer))
         self._numbers = Numbers(metrics=server_args.enable_metrics and get_parallel().tp_rank == 0)
         self._pack: Pack | None = None
+        self._ended = 0.0
 
     def _init_preallocated_tensors(self) -> None:
         slots, context = self.req_to_token_pool.req_to_token.shape
@@ -92,7 +95,8 @@ class DraftWorker(NGRAMWorker):  # type: ignore[misc]
     def _follow(self, batch: Any) -> Tensor:
         """Take in what the last step accepted; returns each request's last token, the root of what is drafted."""
         accepted, accept_lens = batch.spec_info.accept_tokens.view(-1, self._stride), batch.spec_info.accept_lens
-        self._history.follow(batch, accepted, accept_lens)
+        if not self._catches_up:
+            self._history.follow(batch, accepted, accept_lens)
         return accepted.gather(1, accept_lens[:, None].long() - 1)[:, 0]
 
     def _fixed_pack(self, batch: Any) -> Pack:
@@ -124,9 +128,11 @@ class DraftWorker(NGRAMWorker):  # type: ignore[misc]
         plan = self.gate.plan(demands, context)
         looked = time.perf_counter()
         result = self._decode(batch, roots) if plan.width == 1 else self._verify(batch, roots, plan, on_publish)
-        seconds = time.perf_counter() - looked
+        done = time.perf_counter()
         self._learn(batch.reqs, demands, plan, result)
-        self.gate.observe(Step(len(batch.reqs), plan.width, context), seconds, looked - start)
+        beside, between = looked - start + time.perf_counter() - done, start - self._ended
+        self.gate.observe(Step(len(batch.reqs), plan.width, context), done - looked, beside, between)
+        self._ended = time.perf_counter()
         return result
 
     def _demands(self, batch: Any) -> list[Demand]:
@@ -139,6 +145,8 @@ class DraftWorker(NGRAMWorker):  # type: ignore[misc]
         ]
         if not any(limits) or is_plain_only(batch) or not self.gate.looks_up():
             return demands
+        if self._catches_up:
+            self._history.catch_up(batch)
         for found in self._lookup.find(batch.reqs, *self._history.rows(batch)):
             for row, offer in found.offers():
                 usable = prune(batch.reqs[row].grammar, offer.tokens[: limits[row]])
@@ -150,7 +158,7 @@ class DraftWorker(NGRAMWorker):  # type: ignore[misc]
         """A plain step, as SGLang takes it without speculation."""
         size, lengths = len(batch.reqs), batch.seq_lens
         batch.input_ids = roots.long()
-        batch.out_cache_loc = self._slots(batch, 1)
+        batch.out_cache_loc = batch.req_to_token_pool.req_to_token[batch.req_pool_indices, lengths].long()
         batch.seq_lens, batch.seq_lens_cpu = lengths + 1, batch.seq_lens_cpu + 1
         batch.orig_seq_lens, batch.seq_lens_sum = batch.orig_seq_lens + 1, None
         batch.spec_info = None

@@ -19,6 +19,8 @@ from sglang_paste.schedule.order import Rates, Waiting, Weights, order
 
 ORDERING = "paste_ordering"
 PERIOD_S = 0.02
+# What deciding may take of rank 0's time, however many wait.
+SHARE = 0.05
 IDLE_S = 0.001
 EXPECTED_OUT = 128  # tokens
 MAX_ORDERED = 512  # those that came first; the others keep their places behind them
@@ -40,33 +42,36 @@ class Ordering:
         self.held: frozenset[str] = frozenset()
         self._due: frozenset[str] = frozenset()
         self._scheduler = scheduler
-        self._next = 0.0
+        self._soonest = self._next = 0.0
         self._undecided = False
         self._added = 0
 
     def arrived(self, req: Any) -> None:
         """A request is about to be queued, on any rank: where room is short it waits for what rank 0 says of it."""
-        self._hold_back([req])
+        if retained := _holding(self._scheduler):
+            self._hold_back([req], retained.holds.tokens())
 
     def left(self) -> None:
-        """Requests are about to be let in, on any rank: those for whom there was no room do not take the place of a
-        session that has just left before rank 0 has said so."""
+        """Requests are about to be let in, on any rank: they do not take the place of a session that has just left
+        before rank 0 has said so."""
         retained = _holding(self._scheduler)
-        if retained is not None and retained.holds.added != self._added:
-            self._added = retained.holds.added
-            self._hold_back(self._scheduler.waiting_queue)
-
-    def _hold_back(self, reqs: Iterable[Any]) -> None:
-        retained = _holding(self._scheduler)
-        if retained is None or not _by_arrival(self._scheduler):
+        if retained is None or retained.holds.added == self._added:
             return
-        room = _available(self._scheduler) - retained.holds.tokens()
+        fresh = retained.holds.since(self._added)
+        self._added = retained.holds.added
+        self._hold_back(self._scheduler.waiting_queue[:MAX_ORDERED], sum(hold.tokens for hold in fresh))
+
+    def _hold_back(self, reqs: Iterable[Any], kept: int) -> None:
+        """Until rank 0 has said more of them: those who would take some of so many tokens."""
+        if not _by_arrival(self._scheduler):
+            return
+        room, known = _available(self._scheduler) - kept, self.held | self._due
         waits = [
             req.rid
             for req in reqs
-            if req.rid not in self._due and not _goes_on(req) and _tokens(req) - _cached(req) + _out(req) > room
+            if req.rid not in known and not _goes_on(req) and _tokens(req) - _cached(req) + _out(req) > room
         ]
-        if not self.held.issuperset(waits):
+        if waits:
             self.held |= frozenset(waits)
             self._undecided = True
 
@@ -79,14 +84,19 @@ class Ordering:
             self._added = retained.holds.added
 
     def decide(self, now: float) -> Order | None:
-        """A better order, on rank 0: at once for who was just queued, else every PERIOD_S at most."""
+        """A better order, on rank 0: at once for those of whom nothing was said, else every PERIOD_S at most; and
+        never for more than a SHARE of the time."""
         queue = self._scheduler.waiting_queue
         if not settings().return_bound or not _by_arrival(self._scheduler):
             return None
-        if not self._undecided and (now < self._next or not (self.held or len(queue) > 1)):
+        if now < (self._soonest if self._undecided else self._next):
             return None
-        self._next, self._undecided = now + PERIOD_S, False
+        if not (self._undecided or self.held or len(queue) > 1):
+            return None
+        self._undecided, began = False, time.perf_counter()
         wanted = self._wanted(queue[:MAX_ORDERED], now)
+        self._soonest = now + (time.perf_counter() - began) / SHARE
+        self._next = max(self._soonest, now + PERIOD_S)
         told = [req.rid for req in queue[:MAX_ORDERED]]
         held, due = (tuple(rid for rid in told if rid in some) for some in (self.held, self._due))
         return None if wanted == Order(tuple(told), held, due) else wanted
@@ -108,7 +118,9 @@ class Ordering:
         return Order(
             (*(rid for rid in rids if rid not in held), *(rid for rid in rids if rid in held)),
             tuple(rid for rid in rids if rid in held),
-            tuple(arrived[place].rid for place in places if _waited(arrived[place], clock) >= bound) if retained else (),
+            tuple(arrived[place].rid for place in places if _waited(arrived[place], clock) >= bound)
+            if retained
+            else (),
         )
 
     def _held(self, retained: Retention, keeper: Keeper, queue: Sequence[Any], now: float) -> list[str]:

@@ -103,8 +103,8 @@ def prepare(form: Format, folder: Path | None, draw: random.Random, *, quick: bo
         played, learned = made_up(4 if quick else 12, draw), made_up(40, draw)
     else:
         played, learned = recorded(folder, 12, draw)
-    fitting = cases(played, form, 2, QUICK_CONTEXT) if quick else cases(played, form, 3, CONTEXT)
-    found = by_source(list(fitting), 2 if quick else 6)
+    fitting = cases(played, form, 3, QUICK_CONTEXT if quick else CONTEXT)
+    found = by_source(list(fitting), 1 if quick else 6)
     patterns, offering = mined(learned[: 80 if quick else 400]), Offering(form)
     sources = {chain[0].source for chain in found}
     before = offering.served((each for each in learned if each.source in sources), 8 if quick else 32)

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from sglang_paste.draft.chance import Chance, Floats
-from sglang_paste.draft.cost import Cost, Step
+from sglang_paste.draft.cost import OUTLIER, Cost, Step
 from sglang_paste.draft.hints import Source
 from sglang_paste.draft.survival import Survival, shared
 
@@ -24,6 +24,10 @@ PLAIN_STEPS = 8
 DRAFT_STEPS = 128
 PROMISE = 1.3
 LOOKUP_SHARE = 0.01
+# How fast the seconds beside and between steps are followed, and how many are nothing out of the way.
+FOLLOW, USUAL = 0.1, 0.0005
+# So many plain steps in a row are learned from one by one, and then one of so many.
+PLAIN_LEARNED, PLAIN_PERIOD = 32, 4
 FADE = 0.97
 MAX_REQUESTS = 4096
 # Where the width is fixed: after so many steps without an accepted draft, look up in one of so many.
@@ -99,24 +103,29 @@ class Gate:
         self._luck: dict[tuple[str, Source], Luck] = {}
         self._since_plain = PLAIN_STEPS
         self._since_draft = 0
+        self._plain_steps = 0
         self._since_lookup = 0
         self._idle = False
-        self._lookup_seconds = 0.0
+        self._beside = {False: 0.0, True: 0.0}
+        self._between = 0.0
         self._step_seconds = 0.0
 
     def plan(self, demands: Sequence[Demand], context: int) -> Plan:
-        """The best step for a batch whose requests have `context` tokens all together."""
+        """The best step for a batch whose requests have `context` tokens all together. Each step takes what is done
+        between two of them as well, and drafts a look-up, which plain steps can do without."""
         if not any(demand.offers for demand in demands):
             self._idle = True
             return Plan(1, [None] * len(demands))
         best = [self._best(demand) for demand in demands]
         batch, longest = len(demands), max((len(hopes) for _, hopes in best), default=0)
         widths = [width for width in WIDTHS if width <= longest] + [longest + 1] * (longest > 0)
-        plain = batch / self.cost.seconds(Step(batch, 1, context))
+        around = self._between + self._beside[False]
+        drafted = self._between + max(self._beside.values())
+        plain = batch / (self.cost.seconds(Step(batch, 1, context)) + around)
         rates, gains = {1: plain}, {1: float(batch)}
         for width in widths[1:]:
             gains[width] = batch + sum(float(hopes[min(width - 1, len(hopes)) - 1]) for _, hopes in best if len(hopes))
-            rates[width] = gains[width] / self.cost.seconds(Step(batch, width, context))
+            rates[width] = gains[width] / (self.cost.seconds(Step(batch, width, context)) + drafted)
         width = self._explore(max(rates, key=rates.__getitem__), rates, gains)
         self._idle = width == 1
         return Plan(width, [offer if width > 1 else None for offer, _ in best])
@@ -132,16 +141,21 @@ class Gate:
             self._luck_of(demand.request, offer.source).observe(float(right < compared), foreseen)
             self._survival.observe(offer.source, offer.match, right, compared, offer.chance)
 
-    def observe(self, step: Step, seconds: float, lookup_seconds: float) -> None:
-        """A step took so long beside looking up its drafts."""
-        self.cost.observe(step, seconds)
+    def observe(self, step: Step, seconds: float, beside: float, between: float) -> None:
+        """A step took so many `seconds`, what was done `beside` it for drafts, looked up or not, so many more, and what
+        was done `between` the step before and this one."""
+        self._plain_steps = 0 if step.width > 1 else self._plain_steps + 1
+        if self._plain_steps <= PLAIN_LEARNED or not self._plain_steps % PLAIN_PERIOD:
+            self.cost.observe(step, seconds)
         self._step_seconds = seconds
-        self._lookup_seconds = max(lookup_seconds, self._lookup_seconds * 0.9)
+        looked = not self._since_lookup
+        self._beside[looked] = _followed(self._beside[looked], beside)
+        self._between = _followed(self._between, between)
 
     def looks_up(self) -> bool:
         """Whether to look for drafts in this step: always, unless nothing came of it lately and it is dear."""
         self._since_lookup += 1
-        if self._idle and self._since_lookup * LOOKUP_SHARE * self._step_seconds < self._lookup_seconds:
+        if self._idle and self._since_lookup * LOOKUP_SHARE * self._step_seconds < self._beside[True]:
             return False
         self._since_lookup = 0
         return True
@@ -180,3 +194,8 @@ class Gate:
         if (request, source) not in self._luck and len(self._luck) >= MAX_REQUESTS:
             del self._luck[next(iter(self._luck))]
         return self._luck.setdefault((request, source), Luck())
+
+
+def _followed(mean: float, seconds: float) -> float:
+    """A mean that follows what is seen, but not what is out of the way: first look-ups, a pause between two steps."""
+    return mean + FOLLOW * (min(seconds, OUTLIER * max(mean, USUAL)) - mean)

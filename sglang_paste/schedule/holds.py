@@ -102,6 +102,10 @@ class Holds:
         """How many there have been."""
         return self._next
 
+    def since(self, added: int) -> list[Hold]:
+        """Those that hold something and were added after so many others."""
+        return [hold for hold in self._held.values() if hold.number > added]
+
     def in_order(self) -> list[Hold]:
         """Those that hold something, from the first to be given up to the last."""
         return sorted(self._held.values(), key=lambda hold: hold.rank)

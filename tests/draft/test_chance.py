@@ -96,7 +96,7 @@ def width(probability: float, row: float) -> int:
     """The step that a gate takes first for a call so likely, on an engine it knows."""
     gate = Gate(LONGEST)
     for rows in (1, 2, 8, 32) * 20:
-        gate.observe(Step(1, rows, 1000), 0.025 + row * (rows - 1), 0.0)
+        gate.observe(Step(1, rows, 1000), 0.025 + row * (rows - 1), 0.0, 0.0)
     offer = Offer(Source.PREDICTED, 4, range(CALL), Chance(probability, 0))
     return max(gate.plan([Demand("r", [offer], LONGEST)], 1000).width for _ in range(3))
 

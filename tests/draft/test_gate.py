@@ -39,20 +39,26 @@ def test_a_lookup_that_is_dear_is_made_rarely_while_it_is_of_no_use() -> None:
     assert rate(world, 600, gated, warm=50) > 0.96 * 8 / world.seconds(1)
 
 
+def test_drafts_that_gain_less_than_their_lookup_takes_are_not_looked_up() -> None:
+    world = World(1, 0.45, plain=0.004, row=0.0004, verify=0.0002, lookup=0.003)
+    assert world.best_rate() > 1.2 / world.seconds(1), "drafts would gain without the look-up"
+    assert rate(world, 600, gated, warm=50) > 0.96 / world.seconds(1)
+
+
 def test_text_that_becomes_predictable_is_drafted_again_soon() -> None:
     gate = Gate(LONGEST)
     hopeless = Demand("r", [Offer(Source.HISTORY, 4, range(LONGEST))], LONGEST)
     for _ in range(200):
         plan = gate.plan([hopeless], 1000)
         gate.settle(hopeless, [-1])
-        gate.observe(Step(1, plan.width, 1000), 0.04 + 0.002 * (plan.width - 1), 0.0)
+        gate.observe(Step(1, plan.width, 1000), 0.04 + 0.002 * (plan.width - 1), 0.0, 0.0)
     assert gate.plan([hopeless], 1000).width == 1
     widths = []
     for _ in range(40):
         plan = gate.plan([hopeless], 1000)
         widths.append(plan.width)
         gate.settle(hopeless, range(plan.width))
-        gate.observe(Step(1, plan.width, 1000), 0.04 + 0.002 * (plan.width - 1), 0.0)
+        gate.observe(Step(1, plan.width, 1000), 0.04 + 0.002 * (plan.width - 1), 0.0, 0.0)
     assert max(widths) > 4
 
 

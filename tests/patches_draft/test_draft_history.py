@@ -52,6 +52,13 @@ def step(history: History, reqs: dict[int, Req], last: list[list[int]], *, overl
     return [row[:length].tolist() for row, length in zip(tokens, lengths.tolist(), strict=True)]
 
 
+def say(reqs: dict[int, Req], last: list[list[int]]) -> None:
+    """Each request has said something; the table is not told."""
+    for req, said in zip(reqs.values(), last, strict=True):
+        req.said += said
+        req.output_ids = list(req.said)
+
+
 says = st.lists(st.integers(1, 9), min_size=1, max_size=STRIDE)
 prompts = st.lists(st.integers(1, 9), min_size=1, max_size=30)
 
@@ -66,6 +73,28 @@ def test_rows_are_the_texts(overlap: bool, texts: list[list[int]], data: st.Data
             reqs[slot] = Req(data.draw(prompts))
         last = [data.draw(says) if req.said else data.draw(says)[:1] for req in reqs.values()]
         assert step(history, reqs, last, overlap=overlap) == [req.text for req in reqs.values()]
+
+
+@pytest.mark.parametrize("most", [200, 16 + STRIDE])
+@given(texts=st.lists(prompts, min_size=1, max_size=SLOTS), data=st.data())
+def test_rows_are_the_texts_where_the_table_catches_up_now_and_then(
+    most: int, texts: list[list[int]], data: st.DataObject
+) -> None:
+    history = History(SLOTS, most, STRIDE, "cpu")
+    reqs = {slot: Req(text) for slot, text in enumerate(texts)}
+    for number in range(data.draw(st.integers(1, 12))):
+        if number and data.draw(st.booleans()):
+            slot = data.draw(st.sampled_from(sorted(reqs)))
+            reqs[slot] = Req(data.draw(prompts))
+        say(reqs, [data.draw(says) for _ in reqs])
+        if data.draw(st.booleans()):
+            batch = batch_of(reqs)
+            history.catch_up(batch)
+            tokens, lengths = history.rows(batch)
+            for row, length, req in zip(tokens, lengths.tolist(), reqs.values(), strict=True):
+                found = row[:length].tolist()
+                assert found == req.text[-length:]
+                assert length >= min(len(req.text), most // 2)
 
 
 def test_a_text_that_is_too_long_keeps_its_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ def rate(world: World, steps: int, planner: Planner, seed: int = 1, warm: int = 
                 generated = [0 if draw.random() < world.odds else -1]
             gate.settle(demand, generated)
             made += right + 1
-        gate.observe(Step(world.batch, plan.width, 1000), took, lookup)
+        gate.observe(Step(world.batch, plan.width, 1000), took, lookup, 0.0)
         if number >= warm:
             tokens, spent = tokens + made, spent + took + lookup
     return tokens / spent
