@@ -105,29 +105,27 @@ class Gate:
         self._since_draft = 0
         self._plain_steps = 0
         self._since_lookup = 0
-        self._idle = False
+        self._saved = 0.0
         self._beside = {False: 0.0, True: 0.0}
         self._between = 0.0
         self._step_seconds = 0.0
 
     def plan(self, demands: Sequence[Demand], context: int) -> Plan:
-        """The best step for a batch whose requests have `context` tokens all together. Each step takes what is done
-        between two of them as well, and drafts a look-up, which plain steps can do without."""
+        """The best step for a batch whose requests have `context` tokens all together."""
         if not any(demand.offers for demand in demands):
-            self._idle = True
+            self._looked(0.0)
             return Plan(1, [None] * len(demands))
         best = [self._best(demand) for demand in demands]
         batch, longest = len(demands), max((len(hopes) for _, hopes in best), default=0)
         widths = [width for width in WIDTHS if width <= longest] + [longest + 1] * (longest > 0)
         around = self._between + self._beside[False]
-        drafted = self._between + max(self._beside.values())
-        plain = batch / (self.cost.seconds(Step(batch, 1, context)) + around)
-        rates, gains = {1: plain}, {1: float(batch)}
+        seconds = {width: self.cost.seconds(Step(batch, width, context)) + around for width in (1, *widths[1:])}
+        gains = {1: float(batch)}
         for width in widths[1:]:
             gains[width] = batch + sum(float(hopes[min(width - 1, len(hopes)) - 1]) for _, hopes in best if len(hopes))
-            rates[width] = gains[width] / (self.cost.seconds(Step(batch, width, context)) + drafted)
+        rates = {width: gains[width] / seconds[width] for width in gains}
         width = self._explore(max(rates, key=rates.__getitem__), rates, gains)
-        self._idle = width == 1
+        self._looked(gains[width] / rates[1] - seconds[width])
         return Plan(width, [offer if width > 1 else None for offer, _ in best])
 
     def settle(self, demand: Demand, generated: Sequence[int]) -> None:
@@ -153,9 +151,10 @@ class Gate:
         self._between = _followed(self._between, between)
 
     def looks_up(self) -> bool:
-        """Whether to look for drafts in this step: always, unless nothing came of it lately and it is dear."""
+        """Whether to look for drafts in this step: always, unless it took longer lately than what came of it saved."""
         self._since_lookup += 1
-        if self._idle and self._since_lookup * LOOKUP_SHARE * self._step_seconds < self._beside[True]:
+        takes = self._beside[True] - self._beside[False]
+        if self._saved < takes and self._since_lookup * LOOKUP_SHARE * self._step_seconds < takes:
             return False
         self._since_lookup = 0
         return True
@@ -164,6 +163,11 @@ class Gate:
         """The request has ended."""
         for source in Source:
             self._luck.pop((request, source), None)
+
+    def _looked(self, saves: float) -> None:
+        """What came of looking up drafts, if that was done, promises to save so many seconds."""
+        if not self._since_lookup:
+            self._saved += FOLLOW * (saves - self._saved)
 
     def _best(self, demand: Demand) -> tuple[Offer | None, Floats]:
         """The most promising offer, and how many of its first 1, 2, … tokens will be right."""
