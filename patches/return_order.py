@@ -112,15 +112,13 @@ class Ordering:
             if retained
             else None
         )
-        held = frozenset(found or ())
+        held, bound = frozenset(found or ()), settings().return_bound
         rids = [arrived[place].rid for place in places]
-        bound = settings().return_bound
+        due = [arrived[place].rid for place in places if retained and waiting[place].waited >= bound]
         return Order(
             (*(rid for rid in rids if rid not in held), *(rid for rid in rids if rid in held)),
             tuple(rid for rid in rids if rid in held),
-            tuple(arrived[place].rid for place in places if _waited(arrived[place], clock) >= bound)
-            if retained
-            else (),
+            tuple(due),
         )
 
     def _held(self, retained: Retention, keeper: Keeper, queue: Sequence[Any], now: float) -> list[str]:
