@@ -32,9 +32,11 @@ class TurnStarted(Event, frozen=True, kw_only=True):
 
 
 class CallOpened(Event, frozen=True, kw_only=True):
-    """The model opened its `index`-th call of the turn (counted from 0); the tool is not known yet."""
+    """The model opened its `index`-th call of the turn (counted from 0); the tool is not known yet. `said` is what it
+    had said in this turn before its first call, of that the last `MAX_SAID_CHARS`."""
 
     index: int
+    said: str = ""
 
 
 class CallNamed(Event, frozen=True, kw_only=True):
@@ -170,6 +172,7 @@ EngineDirective = Expect | Release | Warm | Draft
 MAX_FORESEEN = 4
 MAX_FORESEEN_CHARS = 2048
 
+MAX_SAID_CHARS = 4096
 MAX_RESULT_CHARS = 65_536
 MAX_MESSAGE_CHARS = 16_384
 

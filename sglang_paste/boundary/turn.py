@@ -13,6 +13,7 @@ from sglang_paste.boundary.scan import Mark, Scanner
 from sglang_paste.boundary.shape import Detector, FoundCall
 from sglang_paste.calls import SessionId, TenantId
 from sglang_paste.events import (
+    MAX_SAID_CHARS,
     CallAborted,
     CallLikely,
     CallNamed,
@@ -93,6 +94,7 @@ class Turn:
         self._phase = OPENING
         self._position = 0
         self._text = ""
+        self._thought = ""
         self._answer = -1
         self._from = 0
         self._call: OpenCall | None = None
@@ -192,6 +194,7 @@ class Turn:
             self._answer = self._detector.answer_start(self._text, whole=self._over)
             if self._answer < 0:
                 return False
+            self._thought = self._text[max(self._answer - MAX_SAID_CHARS, 0) : self._answer]
             self._text = self._text[self._answer :]
             self._answer = 0
         found = self._shape.opening.search(self._text, self._from)
@@ -200,7 +203,8 @@ class Turn:
             return False
         if not self._is_opened(found):
             return False
-        self._opened(found.end(), Scanner(self._shape.style, found.end()), 0)
+        said = "" if self._ready else self._thought + self._text[max(found.start() - MAX_SAID_CHARS, 0) : found.start()]
+        self._opened(found.end(), Scanner(self._shape.style, found.end()), 0, said[-MAX_SAID_CHARS:])
         return True
 
     def _is_opened(self, found: re.Match[str]) -> bool:
@@ -217,10 +221,10 @@ class Turn:
                 return True
         return False
 
-    def _opened(self, start: int, scanner: Scanner, base: int) -> None:
+    def _opened(self, start: int, scanner: Scanner, base: int, said: str = "") -> None:
         self._scanner = scanner
         self._call = OpenCall(self._detector, len(self._ready), start, scanner, base)
-        self._emit(CallOpened, index=self._call.index)
+        self._emit(CallOpened, index=self._call.index, said=said)
 
     def _scan(self) -> bool:
         """Follow the open call; false where the text is used up."""

@@ -88,6 +88,8 @@ class _AlwaysTheSame:
     def observe(self, message: Mapping[str, Any]) -> None:
         pass
 
+    def observe_partial(self, text: str) -> None: ...
+
     def candidates(self, k: int, tool: str | None = None) -> list[Guess]:
         return self._learned.best(self._tools if tool is None else [tool], self._inert)[:k]
 
@@ -219,6 +221,8 @@ class _CopyingSession:
             self._seen.user(message["content"])
         elif message["role"] == "tool":
             self._seen.result(message["content"])
+
+    def observe_partial(self, text: str) -> None: ...
 
     def candidates(self, k: int, tool: str | None = None) -> list[Guess]:
         tools = self.tools() if tool is None else {tool: 1.0}

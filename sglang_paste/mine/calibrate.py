@@ -8,7 +8,7 @@ import numpy as np
 from sglang_paste.mine.messages import steps
 from sglang_paste.mine.records import Session
 from sglang_paste.predict.levels import Level, log_odds
-from sglang_paste.predict.mined import Mined
+from sglang_paste.predict.mined import Candidate, Mined
 from sglang_paste.predict.recall import call_text
 
 MAX_MOMENTS = 500  # of each source
@@ -23,9 +23,11 @@ Outcome = tuple[float, bool, bool]
 Outcomes = dict[str, list[Outcome]]
 
 
-def judge(mined: Mined, items: Iterable[tuple[Session, str]]) -> Outcomes:
-    """For each tool what became of its candidates."""
-    found: Outcomes = {}
+def judge(mined: Mined, items: Iterable[tuple[Session, str]]) -> tuple[Outcomes, Outcomes]:
+    """For each tool what became of its candidates, before the model says anything, and when it has said all but its
+    calls."""
+    silent: Outcomes = {}
+    saying: Outcomes = {}
     moments: Counter[str] = Counter()
     for session, _ in items:
         if moments[session.source] >= MAX_MOMENTS:
@@ -35,12 +37,19 @@ def judge(mined: Mined, items: Iterable[tuple[Session, str]]) -> Outcomes:
             if step.calls:
                 moments[session.source] += 1
                 made = call_text(step.calls[0].name, step.calls[0].arguments)
-                for place, candidate in enumerate(live.candidates(OFFERED)):
-                    right = call_text(candidate.tool, candidate.arguments) == made
-                    found.setdefault(candidate.tool, []).append((candidate.probability, not place, right))
+                _count(live.candidates(OFFERED), made, silent)
+                if step.turn.content:
+                    live.observe_partial(step.turn.content)
+                    _count(live.candidates(OFFERED), made, saying)
             for message in step.messages:
                 live.observe(message)
-    return found
+    return silent, saying
+
+
+def _count(candidates: Iterable[Candidate], made: str, outcomes: Outcomes) -> None:
+    for place, candidate in enumerate(candidates):
+        right = call_text(candidate.tool, candidate.arguments) == made
+        outcomes.setdefault(candidate.tool, []).append((candidate.probability, not place, right))
 
 
 def levels(outcomes: Sequence[Outcomes]) -> dict[str, Level]:

@@ -111,7 +111,7 @@ class Collector:
         lacking = [self._is_lacking(call) for call in called]
         is_read = 3 * sum(lacking) >= len(called)
         fresh = State(plan.wanted[frozenset(call.name for call in called)]) if is_read else Outline()
-        for state, calls in moments(session, fresh):
+        for state, calls in moments(session, fresh, saying=0.5):
             call = calls[0]
             moment = self._moment(state, call, half)
             self._note_constants(call, moment)

@@ -99,7 +99,9 @@ class Miner:
 
         remembered, *judged = spread(done, 1 + JUDGED, self._processes)
         patterns.recollections, patterns.trust, patterns.recalled = msgspec.msgpack.decode(remembered, type=Remembered)
-        patterns.levels = levels([msgspec.msgpack.decode(outcomes, type=Outcomes) for outcomes in judged])
+        told = [msgspec.msgpack.decode(outcomes, type=tuple[Outcomes, Outcomes]) for outcomes in judged]
+        patterns.levels = levels([silent for silent, _ in told])
+        patterns.saying = levels([saying for _, saying in told])
 
 
 def parted(tasks: Mapping[str, str], count: int) -> Parts:

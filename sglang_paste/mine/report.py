@@ -19,6 +19,7 @@ SIDES: dict[Side, str] = {
 _LEFT = 2
 _HEAD = (
     *("source", "predictor", "calls", "tool@1", "@3", "exact@1", "@3", "@5", "named@1", "@3", "ECE", "chance"),
+    *("said@1", "@3", "ECE"),
     *("tool s", "time@1", "@5", "+derived", "wasted/useful"),
 )
 
@@ -27,7 +28,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the report; shares are from 0 to 1, and None where there was nothing to count.
 
     `exact`: tool and all arguments right, for the first call of each turn with calls, among the first 1, 3, 5
-    candidates. `named`: the same where the tool is given. `error`: the expected calibration error of the best
+    candidates. `named`: the same where the tool is given. `said`: the same where what the model says before the call is
+    known, with `error_said` of the best candidate. `error`: the expected calibration error of the best
     candidate's probability, `error_offered` that of all five; `error_chance`: what the first stays below 19 times of 20
     where the same probabilities are right, since few calls never come out just as often. `time_*`: shares of the
     recorded seconds of tool runs: of calls that were among the candidates exactly (first 1, 3, 5), of those with the
@@ -43,9 +45,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     tool: tuple[float, ...]
     exact: tuple[float, ...]
     named: tuple[float, ...]
+    said: tuple[float, ...]
     error: float | None
     error_offered: float | None
     error_chance: float | None
+    error_said: float | None
     useful: int
     wasted: int
     wasted_per_useful: float | None
@@ -90,9 +94,11 @@ def _row(side: Side, source: str, name: str, tally: Tally) -> Row:
         tool=tuple(hits / calls for hits in tally.tools),
         exact=tuple(hits / calls for hits in tally.exact),
         named=tuple(hits / calls for hits in tally.named),
+        said=tuple(hits / calls for hits in tally.said),
         error=tally.first.error,
         error_offered=tally.offered.error,
         error_chance=tally.first.chance(RESAMPLES),
+        error_said=tally.said_first.error,
         useful=tally.useful,
         wasted=tally.wasted,
         wasted_per_useful=tally.wasted / tally.useful if tally.useful else None,
@@ -115,9 +121,11 @@ def _macro(side: Side, name: str, single: Sequence[Row], interval: tuple[float, 
         tool=_means([row.tool for row in single]),
         exact=_means([row.exact for row in single]),
         named=_means([row.named for row in single]),
+        said=_means([row.said for row in single]),
         error=_mean([row.error for row in single]),
         error_offered=_mean([row.error_offered for row in single]),
         error_chance=_mean([row.error_chance for row in single]),
+        error_said=_mean([row.error_said for row in single]),
         useful=useful,
         wasted=wasted,
         wasted_per_useful=wasted / useful if useful else None,
@@ -179,6 +187,7 @@ def summary(found: Sequence[Row], evaluation: Evaluation) -> str:
         lines.append(f"{evaluation.leaked:,} test sessions were trained on themselves and are left out")
     lines.append("The baselines are told the source; mined patterns are not.")
     lines.append("calls: first calls of a turn; ECE: of the best candidate; time: share of the recorded tool seconds")
+    lines.append("said: exact, where what the model says before its calls is known")
     lines.append("chance: what the ECE stays below 19 times of 20 where the probabilities are right")
     return "\n".join(lines)
 
@@ -211,7 +220,7 @@ def everything(found: Sequence[Row], evaluation: Evaluation, settings: dict[str,
 
 def _cells(row: Row) -> tuple[str, ...]:
     time = (None, None) if row.time_exact is None else (row.time_exact[0], row.time_exact[2])
-    shares = (*row.tool, *row.exact, *row.named, row.error, row.error_chance)
+    shares = (*row.tool, *row.exact, *row.named, row.error, row.error_chance, *row.said[:2], row.error_said)
     times = (*time, row.time_derived)
     wasted = "-" if row.wasted_per_useful is None else f"{row.wasted_per_useful:.2f}"
     return (

@@ -37,6 +37,9 @@ class Online(Protocol):
     def observe(self, message: Mapping[str, Any]) -> None:
         """The next message, in the form of the OpenAI chat API."""
 
+    def observe_partial(self, text: str) -> None:
+        """All text of the next message so far, until it is observed as a whole."""
+
     def candidates(self, k: int, tool: str | None = None) -> Sequence[Guess]:
         """The `k` likeliest next calls, best first; with `tool`, given that this is the tool."""
 
@@ -76,9 +79,11 @@ class Reliability(msgspec.Struct):
 class Tally(msgspec.Struct):
     """What one predictor did on one source. `calls` counts the decisions: assistant turns with a call.
 
-    `exact` are hits among the first 1, 3, 5 candidates and `tools` and `named` among the first 1, 3. Times are seconds
-    of recorded tool runs: all of them, those of calls that were among the candidates, those of calls with the same
-    widest call as a candidate, those with the same widest call as an earlier one that is still good, and of either.
+    `exact` are hits among the first 1, 3, 5 candidates and `tools` and `named` among the first 1, 3; `said` are exact
+    hits where what the model says before its calls is known, `said_first` those of the first candidate. Times are
+    seconds of recorded tool runs: all of them, those of calls that were among the candidates, those of calls with the
+    same widest call as a candidate, those with the same widest call as an earlier one that is still good, and of
+    either.
     """
 
     turns: int = 0
@@ -86,7 +91,9 @@ class Tally(msgspec.Struct):
     tools: list[int] = msgspec.field(default_factory=lambda: [0, 0])
     exact: list[int] = msgspec.field(default_factory=lambda: [0, 0, 0])
     named: list[int] = msgspec.field(default_factory=lambda: [0, 0])
+    said: list[int] = msgspec.field(default_factory=lambda: [0, 0, 0])
     first: Reliability = msgspec.field(default_factory=Reliability)
+    said_first: Reliability = msgspec.field(default_factory=Reliability)
     offered: Reliability = msgspec.field(default_factory=Reliability)
     useful: int = 0
     wasted: int = 0
@@ -141,6 +148,7 @@ class Scorer:
             tally.calls += 1
             self._count_first(step.calls[0], made[0], offered, keys, online, tally, task)
             self._count_time(step, made, offered, keys, tally, earlier)
+            self._count_said(step.turn.content, made[0], offered, online, tally)
 
     def _count_runs(self, offered: list[Guess], keys: list[str], made: list[str], tally: Tally) -> None:
         run = [
@@ -171,6 +179,15 @@ class Scorer:
         _count(tally.tools, (1, 3), ranked.index(call.name) if call.name in ranked else MOST_TOOLS)
         given = [self._key(guess) for guess in online.candidates(3, tool=call.name)]
         _count(tally.named, (1, 3), given.index(made) if made in given else OFFERED)
+
+    def _count_said(self, text: str, made: str, offered: list[Guess], online: Online, tally: Tally) -> None:
+        if text:
+            online.observe_partial(text)
+            offered = list(online.candidates(OFFERED))
+        keys = [self._key(guess) for guess in offered]
+        _count(tally.said, (1, 3, 5), keys.index(made) if made in keys else OFFERED)
+        if offered:
+            tally.said_first.add(offered[0].probability, keys[0] == made)
 
     def _count_time(
         self, step: Step, made: list[str], offered: list[Guess], keys: list[str], tally: Tally, earlier: Earlier

@@ -12,15 +12,16 @@ from sglang_paste.predict import template
 from sglang_paste.predict.contexts import features
 from sglang_paste.predict.patterns import Argument
 from sglang_paste.predict.secret import holds_secret, is_secret_name
-from sglang_paste.predict.state import Outline, State, text_of
+from sglang_paste.predict.state import NOW, Outline, State, text_of
 from sglang_paste.predict.ways import Way, build, explain, form_of
 
 MAX_WAYS = 8
+MAX_SAYING_WAYS = 4  # besides these, from the message under way
 MAX_CONSTANTS = 96
 MAX_TOLD = 64  # tasks that are told apart where constants are ranked
 MAX_EXPLAINED = 75
 MIN_WORD_TASKS = 3
-MAX_WORDS = 16_000
+MAX_WORDS = 20_000
 MAX_CONSTANT_CHARS = 2000
 T = TypeVar("T")
 ArgumentKey = tuple[str, str]
@@ -51,7 +52,7 @@ class Survey(msgspec.Struct):
         called = [turn.tool_calls[0].name for turn in session.turns if turn.tool_calls]
         thorough = 3 * sum([self._calls.get(tool, 0) < MAX_EXPLAINED for tool in called]) >= len(called)
         said: Counter[str] = Counter()
-        for state, calls in moments(session, State() if thorough else Outline()):
+        for state, calls in moments(session, State() if thorough else Outline(), saying=1.0):
             call = calls[0]
             self._calls[call.name] = self._calls.get(call.name, 0) + 1
             self._note(self._shapes, (call.name, tuple(sorted(call.arguments))), task)
@@ -145,23 +146,14 @@ class Survey(msgspec.Struct):
                 known |= tasks
 
     def _ways(self, key: ArgumentKey) -> list[Way]:
-        """The ways that together explain most, each adding to those before it, then those that explain most alone."""
+        """The ways that explain most, apart from what the model is saying and of this alone."""
         rows = self._explained.get(key, [])
         counts = Counter(way for ways in rows for way in ways)
         enough = min(2, self.k)
         pool = [way for way in counts if len(self._tasks[key][way]) >= enough]
-        pool = sorted(pool, key=lambda way: (-counts[way], way))[:60]
-        picked: list[Way] = []
-        left: Iterable[frozenset[Way]] = rows
-        while pool and len(picked) < MAX_WAYS:
-            gain = Counter(way for ways in left for way in ways)
-            best = min(pool, key=lambda way: (-gain[way], -counts[way], way))
-            if gain[best] < max(2, len(rows) // 300):
-                break
-            picked.append(best)
-            pool.remove(best)
-            left = [ways for ways in left if best not in ways]
-        return picked + pool[: MAX_WAYS - len(picked)]
+        pool.sort(key=lambda way: (-counts[way], way))
+        before, saying = [way for way in pool if way.source != NOW], [way for way in pool if way.source == NOW]
+        return [*_picked(rows, before[:60], MAX_WAYS), *_picked(rows, saying[:60], MAX_SAYING_WAYS)]
 
     def _kept(self, key: ArgumentKey) -> list[tuple[str, str]]:
         """The constants and templates seen in enough tasks that are no secret, those of most tasks first."""
@@ -170,6 +162,22 @@ class Survey(msgspec.Struct):
         counted = self._constants.get(key, {})
         ranked = sorted((-len(tasks), value) for value, tasks in counted.items() if len(tasks) >= self.k)
         return [value for _, value in ranked if not _is_secret(*value)][:MAX_CONSTANTS]
+
+
+def _picked(rows: Sequence[frozenset[Way]], pool: list[Way], most: int) -> list[Way]:
+    """Those that together explain most, each adding to those before it, then those that explain most alone, which come
+    first in the pool."""
+    picked: list[Way] = []
+    left: Iterable[frozenset[Way]] = rows
+    while pool and len(picked) < most:
+        gain = Counter(way for ways in left for way in ways)
+        best = min(pool, key=lambda way: (-gain[way], pool.index(way)))
+        if gain[best] < max(2, len(rows) // 300):
+            break
+        picked.append(best)
+        pool.remove(best)
+        left = [ways for ways in left if best not in ways]
+    return picked + pool[: most - len(picked)]
 
 
 def _is_secret(text: str, form: str) -> bool:

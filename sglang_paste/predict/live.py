@@ -7,7 +7,16 @@ from typing import Any
 
 from sglang_paste.calls import SessionId, TenantId, ToolCall, call_key, parse_arguments
 from sglang_paste.errors import BadArguments
-from sglang_paste.events import CallNamed, Event, MessageAdded, SessionEnded, ToolReturned, TurnEnded, TurnStarted
+from sglang_paste.events import (
+    CallNamed,
+    CallOpened,
+    Event,
+    MessageAdded,
+    SessionEnded,
+    ToolReturned,
+    TurnEnded,
+    TurnStarted,
+)
 from sglang_paste.predict.base import (
     DEFAULT_DELAY,
     MIN_PROBABILITY,
@@ -82,7 +91,8 @@ class LivePredictor:
         self._branches: Bounded[tuple[SessionKey, str], MinedSession] = Bounded(MAX_BRANCHES)
 
     def observe(self, event: Event) -> list[Candidate]:
-        """Candidates where a turn starts, a tool is named, or a result the gateway did not give came back."""
+        """Candidates where a turn starts, a call opens after some words, a tool is named, or a result the gateway did
+        not give came back."""
         key = (event.tenant, event.session)
         if not self._serves(event.tenant):
             return []
@@ -91,8 +101,13 @@ class LivePredictor:
         elif isinstance(event, TurnStarted):
             session = self._use(key)
             session.since = event.time
+            session.mined.observe_partial("")
             session.mined.offer(event.tools)
             return self._offers(key, event.time)
+        elif isinstance(event, CallOpened):
+            if event.said:
+                self._use(key).mined.observe_partial(event.said)
+                return self._offers(key, event.time)
         elif isinstance(event, CallNamed):
             return self._offers(key, event.time, event.tool)
         elif isinstance(event, ToolReturned):

@@ -22,7 +22,7 @@ from sglang_paste.predict.moment import Moment, first
 from sglang_paste.predict.moment import mark as mark_of
 from sglang_paste.predict.patterns import Argument, Block, Contexts, Patterns, Shape
 from sglang_paste.predict.recall import Memory, Recaller, Sight, parsed
-from sglang_paste.predict.state import State, Wanted, text_of
+from sglang_paste.predict.state import NOW, State, Wanted, text_of
 from sglang_paste.predict.toolset import Toolset
 
 _SHAPES = 5
@@ -89,9 +89,9 @@ class Mined:
         names = self.tools.names(tools)
         return choose.wanted(argument for argument in self.patterns.arguments if argument.tool in names)
 
-    def real(self, tool: str, raw: float, is_best: bool) -> float:
+    def real(self, tool: str, raw: float, is_best: bool, is_saying: bool) -> float:
         """A probability as it turned out for other calls of the tool."""
-        levels = self.patterns.levels
+        levels = self.patterns.saying if is_saying else self.patterns.levels
         level = levels.get(tool) or levels.get("")
         return raw if level is None else level.real(raw, is_best)
 
@@ -113,7 +113,6 @@ class MinedSession:
         self._made: list[tuple[list[Sight], str, dict[str, Any]]] = []
         self._ids: dict[str, str] = {}
         self._waiting: list[str] = []
-        self._before: State | None = None
         self._read_for = self._offered = mined.tools.of(tools)
         self.state = State(mined.wanted[self._read_for])
 
@@ -133,8 +132,6 @@ class MinedSession:
 
     def observe(self, message: Mapping[str, Any]) -> None:
         """Take in the next message, in OpenAI form: system, user, assistant with or without `tool_calls`, or tool."""
-        if self._before is not None:
-            self.state, self._before = self._before, None
         role = message.get("role")
         content = _plain(message.get("content"))
         if role in ("system", "developer"):
@@ -154,12 +151,9 @@ class MinedSession:
         self._made = []
 
     def observe_partial(self, text: str) -> None:
-        """The text the model has streamed so far in the message that will hold the call; `observe` takes it back, and
-        the message as a whole in."""
-        if self._before is None:
-            self._before = self.state
-        self.state = self._before.fork()
-        self.state.said(text)
+        """All text the model has streamed so far in the message that will hold the call; it counts until the message
+        as a whole is observed."""
+        self.state.saying(text)
 
     def candidates(
         self, k: int = 5, tool: str | None = None, partial: Mapping[str, Any] | None = None, ahead: int = 0
@@ -201,7 +195,7 @@ class MinedSession:
         best = max(found.values(), key=first, default=None)
         for mark, candidate in found.items():
             p, name, arguments = candidate
-            found[mark] = (self._mined.real(name, p, candidate is best), name, arguments)
+            found[mark] = (self._mined.real(name, p, candidate is best, NOW in self.state.texts), name, arguments)
 
     def tools(self) -> dict[str, float]:
         """The probability of each tool, of those the patterns know."""

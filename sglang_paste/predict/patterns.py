@@ -53,7 +53,8 @@ class Patterns(msgspec.Struct):
     """All that is mined. A constant, a word or a template was seen in at least `k` tasks.
 
     `together` says for each tool which ones were called in the same session, `levels` how its probabilities turned out,
-    and under "" how those of all did. `recollections` are each one tenant's,
+    and under "" how those of all did; `saying` the same where the model has said what it says before it calls.
+    `recollections` are each one tenant's,
     verbatim, `trust` says how often their grades are right, and `recalled` how the probabilities made of these turned
     out. `tenant` is whose sessions were mined, and who may profit;
     empty where they are nobody's, or were merged for all.
@@ -65,6 +66,7 @@ class Patterns(msgspec.Struct):
     arguments: list[Argument]
     together: dict[str, list[str]]
     levels: dict[str, Level] = {}
+    saying: dict[str, Level] = {}
     trust: dict[str, float] = {}
     recalled: dict[str, Level] = {}
     recollections: dict[str, Recollection] = {}

@@ -15,13 +15,14 @@ import numpy.typing as npt
 
 from sglang_paste.predict.memo import Memo
 from sglang_paste.predict.parts import parts_in
-from sglang_paste.predict.state import LAST, SAID, TASK, USER, State
+from sglang_paste.predict.state import LAST, NOW, SAID, TASK, USER, State
 
 VALUE, WAY, ODDS, NONE = 256, 64, 8, 64
 _LAST_TOOLS = 24
 MAX_LOOKED_CHARS = 400
 MAX_LOOKS = 8192
 MAX_SAID_CHARS, MAX_LAST_CHARS = 3000, 3000
+_SAYING = 240
 _BUCKETS = (0, 1, 2, 3, 4, 4, 5, 5, 5, 6, 6, 6, 6, 6)
 _CALLED = re.compile(r"\(.*")
 RELATED = 224
@@ -46,11 +47,12 @@ def tag(text: str, size: int) -> int:
     return crc32(text.encode("utf-8", "surrogatepass")) % size
 
 
-Traits = tuple[int, int, int, int]
+Traits = tuple[int, int, int, int, int]
 """What is known of a text whatever the argument: where it and its end are named (8 * 3 bits + 3 bits), its look (40 *
 length + shape), how often it was seen, and how many of its parts are words of the task and of what was said. The last
-of each range stands for a text that is too long to be looked at, or has no parts."""
-UNNAMED, UNSEEN, NO_PARTS = 64, 6, 64
+of each range stands for a text that is too long to be looked at, or has no parts. The fifth says what of it stands in
+the message under way: text, end, parts; UNSAID where there is none."""
+UNNAMED, UNSEEN, NO_PARTS, UNSAID = 64, 6, 64, 12
 
 
 class Look:
@@ -70,7 +72,7 @@ looks = Memo(Look, MAX_LOOKS)
 class Scene:
     """What all arguments share at this moment: the texts last seen, and the traits of values looked at before."""
 
-    __slots__ = ("_asked", "_known", "_last", "_said", "_state", "_told", "calls", "last_tool")
+    __slots__ = ("_asked", "_known", "_last", "_said", "_saying", "_state", "_told", "_uttered", "calls", "last_tool")
 
     def __init__(self, state: State) -> None:
         last = state.calls[-1] if state.calls else None
@@ -81,7 +83,13 @@ class Scene:
         self._known: dict[str, Traits] = {}
         self._said = state.texts.get(SAID, "")[-MAX_SAID_CHARS:]
         self._last = state.texts.get(LAST, "")[:MAX_LAST_CHARS]
-        self._asked, self._told = state.words(TASK), state.words(SAID)
+        self._saying = state.texts.get(NOW, "")[-MAX_SAID_CHARS:]
+        self._asked, self._told, self._uttered = state.words(TASK), state.words(SAID), state.words(NOW)
+
+    @property
+    def is_saying(self) -> bool:
+        """Whether some of the message under way is known."""
+        return self._saying != ""
 
     def traits(self, text: str) -> Traits:
         """What is known of a text."""
@@ -92,7 +100,7 @@ class Scene:
 
     def _traits(self, text: str) -> Traits:
         if len(text) > MAX_LOOKED_CHARS:
-            return UNNAMED, 40 * 9 + shape(text), UNSEEN, NO_PARTS
+            return UNNAMED, 40 * 9 + shape(text), UNSEEN, NO_PARTS, UNSAID
         known = looks[text]
         end, parts = known.end, known.parts
         named = self._state.asked(text, end)
@@ -105,7 +113,11 @@ class Scene:
         if parts:
             asked, told = len(parts & self._asked), len(parts & self._told)
             shared = 16 * min(asked, 3) + 4 * min(told, 3) + 3 * asked // len(parts)
-        return named, known.look, times if times < 5 else 5, shared
+        uttered = UNSAID
+        if self._saying:
+            told = len(parts & self._uttered)
+            uttered = 6 * (text in self._saying) + 3 * (end != "" and end in self._saying) + (told if told < 2 else 2)
+        return named, known.look, times if times < 5 else 5, shared, uttered
 
 
 def tail(text: str) -> str:
@@ -137,7 +149,7 @@ def of_list(size: int, age: int, scene: Scene) -> tuple[int, ...]:
 def of_value(text: str, context: Context) -> list[int]:
     """The slots of the value itself: how often and how lately used, where it is named, its look."""
     scene = context.scene
-    named, face, seen, parts = scene.traits(text)
+    named, face, seen, parts, uttered = scene.traits(text)
     slots = [0, 20 + face // 40, 88 + face % 40]
     slots += [1] if named == UNNAMED else [1 + named // 8, 48 + named % 8, 136 + named]
     if named != UNNAMED and named & 2:
@@ -146,6 +158,8 @@ def of_value(text: str, context: Context) -> list[int]:
         slots.append(56 + seen)
     if parts != NO_PARTS:
         slots += [128 + parts // 16, 232 + parts // 4 % 4, 236 + parts % 4]
+    if uttered != UNSAID:
+        slots.append(_SAYING + uttered)
     used = context.used.get(text)
     if used is not None:
         slots += of_use(used, named, scene)
@@ -164,7 +178,7 @@ def of_use(used: tuple[int, int], named: int, scene: Scene) -> tuple[int, int, i
 class Folded:
     """The weights of `of_value` with those of a trait summed beforehand."""
 
-    __slots__ = ("_last", "_look", "_named", "_parts", "_seen", "_weights")
+    __slots__ = ("_last", "_look", "_named", "_parts", "_seen", "_uttered", "_weights")
 
     def __init__(self, weights: npt.NDArray[np.float32]) -> None:
         real = weights[:VALUE].astype(np.float64)
@@ -175,13 +189,16 @@ class Folded:
         parts = real[128:132, None, None] + real[232:236, None] + real[236:240]
         self._parts = array("f", [*parts.ravel(), 0.0])
         self._last = array("f", real[200:224])
+        self._uttered = array("f", [*real[_SAYING : _SAYING + UNSAID], 0.0])
         self._weights = array("f", real)
 
     def score(self, text: str, context: Context) -> float:
         """The sum of the weights of `of_value`."""
         scene = context.scene
-        named, face, seen, parts = scene.traits(text)
-        found: float = self._named[named] + self._look[face] + self._seen[seen] + self._parts[parts]
+        named, face, seen, parts, uttered = scene.traits(text)
+        found: float = (
+            self._named[named] + self._look[face] + self._seen[seen] + self._parts[parts] + self._uttered[uttered]
+        )
         if named & 2:
             found += self._last[scene.last_tool]
         used = context.used.get(text)
@@ -196,7 +213,8 @@ class Folded:
 def of_none(size: int, context: Context) -> list[int]:
     """The slots of `none of these`."""
     used = len(context.used)
-    return [0, 1 + bucket(size), 10 + context.scene.last_tool, 36 + (used > 0), 38 + min(used, 6)]
+    found = [0, 1 + bucket(size), 10 + context.scene.last_tool, 36 + (used > 0), 38 + min(used, 6)]
+    return [*found, 45] if context.scene.is_saying else found
 
 
 def related(texts: Iterable[str], earlier: Sequence[str], state: State) -> list[int]:

@@ -25,7 +25,7 @@ Key = tuple[str, str]
 Wanted = Mapping[str, frozenset[str]]
 """The kinds wanted of each source; those of `*` and `last` are wanted of every result."""
 
-TASK, USER, SAID, ANY, LAST = "task", "user", "said", "*", "last"
+TASK, USER, SAID, NOW, ANY, LAST = "task", "user", "said", "now", "*", "last"
 _FAIL = re.compile(
     r"\b(?:error|exception|traceback|failed|failure|not found|no such file|invalid|cannot|could not|denied"
     r"|exit code [1-9])"
@@ -122,6 +122,14 @@ class State:
             found = extract.prose(text, self._year, self._kinds_of(SAID))
             self._take(SAID, found)
             self._count(found)
+
+    def saying(self, text: str) -> None:
+        """What the model has said so far in the message under way, in place of what it had before; nothing of it stays
+        when a message is there."""
+        self._hush()
+        if text:
+            self.texts[NOW] = text
+            self._take(NOW, extract.prose(text, self._year, self._kinds_of(NOW)))
 
     def call(self, tool: str, arguments: Mapping[str, Any]) -> None:
         """A call the model made."""
@@ -220,7 +228,12 @@ class State:
             self._remember(f"@{tool}", f"{name}<", place)
             self._remember("@", "*", place)
 
+    def _hush(self) -> None:
+        self.texts.pop(NOW, None)
+        self._lists.pop(NOW, None)
+
     def _step(self, role: str) -> None:
+        self._hush()
         self.turn += 1
         self.role = role
 

@@ -5,13 +5,13 @@ from functools import lru_cache
 from zlib import crc32
 
 from sglang_paste.predict.parts import parts_in
-from sglang_paste.predict.state import LAST, SAID, TASK, USER, State
+from sglang_paste.predict.state import LAST, NOW, SAID, TASK, USER, State
 
-SOURCES = (TASK, USER, SAID, LAST)
-_HEADS = {TASK: 60, USER: 60, SAID: 30, LAST: 30}
-_TAILS = {TASK: 0, USER: 0, SAID: 40, LAST: 20}
+SOURCES = (TASK, USER, SAID, LAST, NOW)
+_HEADS = {TASK: 60, USER: 60, SAID: 30, LAST: 30, NOW: 30}
+_TAILS = {TASK: 0, USER: 0, SAID: 40, LAST: 20, NOW: 40}
 _COMMANDS = 12
-_VALUES = {"t:": 0.1, "l:": 0.15, "l.": 0.15, "s:": 0.3, "s.": 0.3, "u:": 0.3}
+_VALUES = {"t:": 0.1, "l:": 0.15, "l.": 0.15, "s:": 0.3, "s.": 0.3, "u:": 0.3, "n:": 0.3, "n.": 0.3}
 
 
 def pieces(source: str, text: str) -> list[tuple[str, list[str]]]:

@@ -9,6 +9,8 @@ from sglang_paste.calls import SessionId, TenantId, ToolCall
 from sglang_paste.events import (
     MAX_FORESEEN,
     MAX_FORESEEN_CHARS,
+    CallNamed,
+    CallOpened,
     Draft,
     EngineDirective,
     Event,
@@ -62,7 +64,7 @@ class Drafting:
         if isinstance(event, TurnEnded | SessionEnded):
             self._sessions.pop((event.tenant, event.session), None)
         else:
-            self._offer(candidates)
+            self._offer(candidates, anew=isinstance(event, CallOpened | CallNamed))
         return candidates
 
     def confirm(
@@ -73,19 +75,19 @@ class Drafting:
         self._offer(candidates)
         return candidates
 
-    def _offer(self, candidates: Iterable[Candidate]) -> None:
+    def _offer(self, candidates: Iterable[Candidate], *, anew: bool = False) -> None:
         by_session: dict[Key, list[ForeseenCall]] = {}
         for candidate in candidates:
             call = _foreseen(candidate)
             if call is not None:
                 by_session.setdefault((candidate.tenant, candidate.session), []).append(call)
         for key, calls in by_session.items():
-            self._say(key, calls)
+            self._say(key, calls, anew)
 
-    def _say(self, key: Key, calls: list[ForeseenCall]) -> None:
-        """The likeliest of these and those that were told before."""
+    def _say(self, key: Key, calls: list[ForeseenCall], anew: bool) -> None:
+        """The likeliest of these and those that were told before; of these alone where more is known now (`anew`)."""
         told = self._sessions.pop(key, ())
-        known = {(call.tool, call.arguments): call for call in (*told, *calls)}
+        known = {(call.tool, call.arguments): call for call in (*(() if anew else told), *calls)}
         best = tuple(sorted(known.values(), key=lambda call: -call.probability)[:MAX_FORESEEN])
         self._sessions[key] = best
         if len(self._sessions) > MAX_SESSIONS:

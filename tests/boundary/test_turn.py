@@ -13,6 +13,7 @@ from sglang_paste.boundary.gate import Reader
 from sglang_paste.boundary.shape import json_shape, opaque_shape
 from sglang_paste.calls import DEFAULT_TENANT, SessionId
 from sglang_paste.events import (
+    MAX_SAID_CHARS,
     CallAborted,
     CallLikely,
     CallNamed,
@@ -127,6 +128,16 @@ def test_a_call_step_by_step() -> None:
         reason="tool_calls",
         calls=1,
     )
+
+
+def test_the_first_call_comes_with_what_was_said_before_it() -> None:
+    for size in (1, 7, 100):
+        stage = Stage().say("I will, ä. " + CALL + " And: " + CALL, size)
+        assert [event.said for event in stage.of(CallOpened)] == ["I will, ä. ", ""]
+        thought = Stage(Thinking()).say("Hm, <c>?</think>So: " + CALL, size)
+        assert thought.of(CallOpened)[0].said == "Hm, <c>?</think>So: "
+    long = Stage().say("x" * 9000 + CALL, 100).of(CallOpened)[0].said
+    assert long == "x" * MAX_SAID_CHARS
 
 
 def test_prose_is_not_looked_at() -> None:

@@ -110,15 +110,43 @@ def test_what_may_follow_comes_along(patterns: Patterns) -> None:
     assert [following.arguments["order_id"] for following in best.then] == ["#W222222"]
 
 
-def test_streamed_text_is_taken_back(patterns: Patterns) -> None:
-    session = begun(patterns)
-    before = session.candidates(3)
-    session.observe_partial("I look up")
+def chatty(number: int) -> Session:
+    """The model picks one of three files that a person named, and says so before it reads it or counts its lines."""
+    draw = random.Random(number)
+    files = [f"src/{draw.randrange(10**6):06}.py" for _ in range(3)]
+    chosen, tool = draw.choice(files), draw.choice(["read", "count"])
+    verb = {"read": "Let me open", "count": "How many lines has"}[tool]
+    turns = (
+        Turn("user", f"Look at {files[0]}, {files[1]} and {files[2]}."),
+        Turn("assistant", f"{verb} {chosen}", (Call(tool, {"path": chosen}),)),
+        Turn("tool", tool_results=(Result(tool, "x"),)),
+    )
+    return Session("chat", f"s{number}", f"t{number}", turns)
+
+
+def test_what_the_model_is_saying_names_its_call() -> None:
+    patterns = mined([chatty(number) for number in range(150)])
+    session = Mined(patterns).session()
+    session.observe({"role": "user", "content": "Look at src/a1.py, src/b2.py and src/c3.py."})
+    silent = session.candidates(5)
+    assert silent[0].probability < 0.5
+    for text, tool, path in (("Let me open src/c3.py", "read", "c3"), ("How many lines has src/b2.py", "count", "b2")):
+        session.observe_partial(text[:9])
+        session.observe_partial(text)
+        best, *_ = session.candidates(5)
+        assert (best.tool, best.arguments) == (tool, {"path": f"src/{path}.py"})
+        assert best.probability > 0.7
+    session.observe_partial("")
+    assert session.candidates(5) == silent
+
+
+def test_a_message_takes_the_place_of_what_was_streamed_of_it(patterns: Patterns) -> None:
+    session, other = begun(patterns), begun(patterns)
     session.observe_partial("I look up user_123123")
-    assert session.state.texts["said"] == "I look up user_123123"
-    session.observe({"role": "user", "content": ""})
-    assert "said" not in session.state.texts
-    assert before
+    for each in (session, other):
+        each.observe({"role": "assistant", "content": "I look up user_123123"})
+    assert session.candidates(5) == other.candidates(5)
+    assert "user_123123" in session.state.texts["said"]
 
 
 def test_a_secret_is_in_no_pattern(patterns: Patterns) -> None:

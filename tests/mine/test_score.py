@@ -1,9 +1,10 @@
 """Scores are counted as they are defined, and nothing is seen before it happened."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 from recorded import lookups
 
@@ -15,21 +16,30 @@ from sglang_paste.mine.score import Reliability, Scorer, Tally
 
 
 class Scripted:
-    """Says what it is told to at each decision, and notes what it had seen."""
+    """Says what it is told to at each decision, and `saying` once it knows what the model is saying; notes what it had
+    seen."""
 
-    def __init__(self, *answers: list[Guess]) -> None:
+    def __init__(self, *answers: list[Guess], saying: Sequence[list[Guess]] = ()) -> None:
         self._answers = list(answers)
+        self._saying = list(saying)
+        self.heard: list[str] = []
         self.seen: list[Mapping[str, Any]] = []
         self.asked: list[tuple[int, int, str | None]] = []
         self._now: list[Guess] = []
 
     def observe(self, message: Mapping[str, Any]) -> None:
         self.seen.append(message)
+        self.heard.clear()
+
+    def observe_partial(self, text: str) -> None:
+        self.heard.append(text)
 
     def candidates(self, k: int, tool: str | None = None) -> list[Guess]:
         if k == 5 and tool is None:
-            self._now = self._answers.pop(0) if self._answers else []
-        self.asked.append((len(self.seen), k, tool))
+            answers = self._saying if self.heard else self._answers
+            self._now = answers.pop(0) if answers else []
+        if not self.heard:
+            self.asked.append((len(self.seen), k, tool))
         return [guess for guess in self._now if tool in (None, guess.tool)][:k]
 
     def tools(self) -> dict[str, float]:
@@ -152,3 +162,18 @@ def test_results_find_their_calls_and_calls_without_ids_get_some() -> None:
         ("g", ids[1]),
         ("f", ids[0]),
     ]
+
+
+def test_what_the_model_says_first_is_known_for_the_last_count_alone() -> None:
+    [call, other] = [guess("find_order", order="order-0001"), guess("find_order", 0.9, order="x")]
+    online, tally = Scripted([other], [], saying=[[other, call], []]), Tally()
+    session = lookups("shop", 1)
+    Scorer().score(session, online, tally, "t")
+    assert (tally.exact, tally.said) == ([0, 0, 0], [0, 1, 1])
+    assert (sum(tally.said_first.counts), sum(tally.said_first.hits)) == (1, 0)
+    silent = Session(
+        session.source, "s", "t", tuple(msgspec.structs.replace(turn, content="") for turn in session.turns)
+    )
+    online, tally = Scripted([call], [], saying=[[other]]), Tally()
+    Scorer().score(silent, online, tally, "t")
+    assert tally.said == tally.exact == [1, 1, 1]

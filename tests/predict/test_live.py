@@ -9,7 +9,16 @@ import pytest
 from recorded import lookups
 
 from sglang_paste.calls import DEFAULT_TENANT, SessionId, ToolCall
-from sglang_paste.events import CallNamed, Event, MessageAdded, SessionEnded, ToolReturned, TurnEnded, TurnStarted
+from sglang_paste.events import (
+    CallNamed,
+    CallOpened,
+    Event,
+    MessageAdded,
+    SessionEnded,
+    ToolReturned,
+    TurnEnded,
+    TurnStarted,
+)
 from sglang_paste.mine.learn import Miner
 from sglang_paste.mine.records import Call, Result, Session, Turn
 from sglang_paste.predict import Candidate, Predictors, RunTime, ToolShape, patternfile
@@ -83,6 +92,24 @@ def test_a_named_tool_and_the_tools_on_offer_narrow_the_choice(mined: Mined) -> 
     house.ask(question("order-0500"), ("find_order",))
     named = house.say(CallNamed, index=0, tool="find_order")[0]
     assert (named.arguments, named.claimed_in) == ({"order": "order-0500"}, pytest.approx(0.3))
+
+
+def test_what_is_said_before_a_call_counts_until_the_turn_ends() -> None:
+    miner = Miner()
+    for number in range(150):
+        files = [f"src/{number * n % 1009:04}.py" for n in (7919, 104729, 1299709)]
+        chosen = files[number * 31 % 7 % 3]
+        asked = Turn("user", f"Look at {files[0]}, {files[1]} or {files[2]}.")
+        made = Turn("assistant", f"I open {chosen}", (Call("read", {"path": chosen}),))
+        miner.add(Session("chat", f"{number}", f"{number}", (asked, made)))
+    house = House(Mined(miner.finish()))
+    silent = house.ask("Look at src/a1.py, src/b2.py or src/c3.py.", ("read",))
+    assert silent[0].probability < 0.6
+    assert house.say(CallOpened, index=0) == [], "nothing was said"
+    best, *_ = house.say(CallOpened, index=0, said="I open src/b2.py")
+    assert (best.arguments, best.probability > 0.6) == ({"path": "src/b2.py"}, True)
+    assert house.say(CallNamed, index=0, tool="read")[0].arguments == {"path": "src/b2.py"}
+    assert house.ask("")[0].probability < 0.6, "another turn"
 
 
 def test_a_result_of_the_clients_own_counts_and_a_known_one_not_twice(mined: Mined) -> None:

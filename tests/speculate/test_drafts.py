@@ -4,8 +4,20 @@ import json
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import pytest
+
 from sglang_paste.calls import DEFAULT_TENANT, Arguments, SessionId, ToolCall
-from sglang_paste.events import MAX_FORESEEN, MAX_FORESEEN_CHARS, Draft, EngineDirective, Event, TurnEnded, TurnStarted
+from sglang_paste.events import (
+    MAX_FORESEEN,
+    MAX_FORESEEN_CHARS,
+    CallNamed,
+    CallOpened,
+    Draft,
+    EngineDirective,
+    Event,
+    TurnEnded,
+    TurnStarted,
+)
 from sglang_paste.predict import Candidate, RunTime, Source
 from sglang_paste.speculate.drafts import FLOOR, Drafting
 
@@ -26,6 +38,10 @@ def candidate(
         claimed_in=1.0,
         source=source,
     )
+
+
+def _head() -> dict[str, Any]:
+    return {"tenant": DEFAULT_TENANT, "session": SessionId("s"), "request": "r", "position": 0, "time": 0.0}
 
 
 class Learned:
@@ -65,10 +81,6 @@ class Heard:
         return [(json.loads(call.arguments), call.probability) for call in self.told[-1].calls]
 
 
-def _head() -> dict[str, Any]:
-    return {"tenant": DEFAULT_TENANT, "session": SessionId("s"), "request": "r", "position": 0, "time": 0.0}
-
-
 def test_the_likeliest_comes_first_and_nothing_else_is_changed() -> None:
     heard = Heard()
     offered = [candidate(0.2, {"b": 1}), candidate(0.6, {"é": [1]})]
@@ -91,6 +103,20 @@ def test_a_confirmed_call_and_the_next_turn_add_up() -> None:
     heard.drafting.confirm(CALL, "", 0.1, ok=True)
     heard.begin(candidate(0.4, {"b": 1}), candidate(0.9, {"a": 1}))
     assert heard.last() == [({"a": 1}, 0.9), ({"b": 1}, 0.4)]
+
+
+@pytest.mark.parametrize(
+    "event", [CallOpened(**_head(), index=0, said="b"), CallNamed(**_head(), index=0, tool="f")], ids=["said", "named"]
+)
+def test_what_is_expected_of_a_call_under_way_takes_the_place_of_what_was_before(event: Event) -> None:
+    heard = Heard()
+    heard.begin(candidate(0.9, {"a": 1}))
+    heard.learned.offers = []  # type: ignore[misc]
+    heard.drafting.observe(event)
+    assert heard.last() == [({"a": 1}, 0.9)], "nothing better is known"
+    heard.learned.offers = [candidate(0.4, {"b": 1})]  # type: ignore[misc]
+    heard.drafting.observe(event)
+    assert heard.last() == [({"b": 1}, 0.4)]
 
 
 def test_with_the_turn_ends_what_was_expected_of_it() -> None:
