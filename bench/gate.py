@@ -18,14 +18,13 @@ import torch
 from bench.cpu import record
 from bench.decode.__main__ import by_source, tokenizer, tools_of
 from bench.decode.cases import Case, Format, cases, made_up
-from bench.decode.offered import FRAME
-from bench.decode.predicted import Guess, mined, predictions
+from bench.decode.offered import FRAME, draft
+from bench.decode.predicted import Expected, mined, predictions
 from sglang_paste.calls import SessionId, TenantId
 from sglang_paste.draft.cost import Step
 from sglang_paste.draft.gate import Demand, Gate
 from sglang_paste.draft.hints import Hints, Source
 from sglang_paste.draft.offers import Offer, Offers
-from sglang_paste.events import Draft, ForeseenCall
 from sglang_paste.mine.read import Reader
 from sglang_paste.mine.records import Session
 from sglang_paste.mine.split import Split
@@ -41,7 +40,7 @@ class Turn(NamedTuple):
     """A call, what was foreseen of it, and its tenant's tools."""
 
     case: Case
-    guesses: Sequence[Guess]
+    guesses: Expected
     tools: Sequence[str]
 
 
@@ -91,7 +90,7 @@ def turns_of(form: Format, played: Sequence[Session], learned: Sequence[Session]
     found = []
     for chain in by_source(list(cases(played[: most * len(kept) * 4], form, 3)), most):
         expected = predictions(patterns, chain[0].session)
-        found += [Turn(case, expected.get(case.turn, []), tools[case.source]) for case in chain]
+        found += [Turn(case, expected.get(case.turn, Expected()), tools[case.source]) for case in chain]
     return found
 
 
@@ -107,37 +106,42 @@ class Decoder:
 
     def decode(self, turns: Sequence[Turn], told: str) -> list[Tally]:
         """One turn after another; `told` says what the gate knows of the likelihoods."""
-        chances = [guess.probability for turn in turns for guess in turn.guesses]
+        chances = [guess.probability for turn in turns for guesses in turn.guesses for guess in guesses]
         if told == OTHERS:
             random.Random(1).shuffle(chances)
         tallies: list[Tally] = []
+        likely = iter(chances)
         for turn in turns:
-            own, chances = chances[: len(turn.guesses)], chances[len(turn.guesses) :]
-            tallies.append(self._turn(str(len(tallies)), turn, own, told != NOTHING))
+            opened, named = (
+                [guess._replace(probability=next(likely)) for guess in guesses] for guesses in turn.guesses
+            )
+            turn = turn._replace(guesses=Expected(opened, named))
+            tallies.append(self._turn(str(len(tallies)), turn, told != NOTHING))
         return tallies
 
-    def _turn(self, request: str, turn: Turn, chances: Sequence[float], told: bool) -> Tally:
+    def _turn(self, request: str, turn: Turn, told: bool) -> Tally:
         case, (call, *_) = turn.case, turn.case.session.turns[turn.case.turn].tool_calls
         whose = TenantId(case.source), SessionId(case.session.session_id)
-        foreseen = [
-            ForeseenCall(tool=guess.tool, arguments=json.dumps(guess.arguments), probability=chance)
-            for guess, chance in zip(turn.guesses, chances, strict=True)
-        ]
 
         def put(offers: Iterable[Offer]) -> None:
             for each in offers:
                 known = each.probabilities if told else ()
                 self._hints.put(each.request, each.source, each.texts, min_match=1, probabilities=known)
 
-        self._offers.foresaw(Draft(tenant=whose[0], session=whose[1], time=0.0, calls=tuple(foreseen)))
+        def name() -> None:
+            if turn.guesses.named:
+                self._offers.foresaw(draft(whose, turn.guesses.named))
+            put(self._offers.named(request, call.name))
+
+        self._offers.foresaw(draft(whose, turn.guesses.opened))
         put(self._offers.began(request, whose, {tool: {} for tool in turn.tools}, case.prompt))
         named = len(self._form.encode(f"{FRAME.before}{call.name}{FRAME.between}"))
-        steps, seconds = self._steps(request, case, named, lambda: put(self._offers.named(request, call.name)))
+        steps, seconds = self._steps(request, case, named, name)
         self._offers.wrote(request, call.name, json.dumps(call.arguments), case.answer, FRAME)
         self._offers.ended(request)
         for store in (self._hints, self._lookup, self._gate):
             store.drop(request)
-        hit = any((call.name, call.arguments) == guess[:2] for guess in turn.guesses)
+        hit = any((call.name, call.arguments) == guess[:2] for guess in turn.guesses.opened)
         return Tally(hit, len(case.answer), steps, seconds)
 
     def _steps(self, request: str, case: Case, named_after: int, named: Callable[[], None]) -> tuple[int, float]:

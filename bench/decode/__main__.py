@@ -20,7 +20,7 @@ from bench.decode.cases import CONTEXT, QUICK_CONTEXT, Case, Format, cases, made
 from bench.decode.offered import Offering, without_predictions
 from bench.decode.play import Played, play, warm
 from bench.decode.plugin import Given
-from bench.decode.predicted import mined, predictions
+from bench.decode.predicted import Expected, mined, predictions
 from bench.decode.prose import PROSE, QUESTION
 from bench.decode.server import MODEL, OURS, Server, servers
 from sglang_paste.mine.records import Call, Session
@@ -114,10 +114,11 @@ def prepare(form: Format, folder: Path | None, draw: random.Random, *, quick: bo
     for chain in found:
         expected = predictions(patterns, chain[0].session)
         for case in chain:
-            guesses = expected.get(case.turn, [])
+            guesses = expected.get(case.turn, Expected())
             given[key(case)] = offering.given(case, guesses, tools[case.source])
             offering.answered(case)
-            hits += any((call.name, call.arguments) == guess[:2] for guess in guesses for call in calls_of(case)[:1])
+            call = calls_of(case)[0]
+            hits += any((call.name, call.arguments) == guess[:2] for guess in guesses.opened)
     return Work(found, given, hits, [answer for answers in before.values() for answer in answers])
 
 

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 
 from bench.decode.cases import MOST_TOKENS, Case, Format
 from bench.decode.plugin import Given
-from bench.decode.predicted import Guess
+from bench.decode.predicted import Expected, Guess
 from sglang_paste.calls import SessionId, TenantId
+from sglang_paste.draft.foreseen import Key
 from sglang_paste.draft.hints import Source
 from sglang_paste.draft.offers import Offer, Offers
 from sglang_paste.draft.render import Frame, Style
@@ -39,16 +40,14 @@ class Offering:
                     known.append(tokens)
         return seen
 
-    def given(self, case: Case, guesses: Sequence[Guess], tools: Sequence[str]) -> Given:
+    def given(self, case: Case, expected: Expected, tools: Sequence[str]) -> Given:
         """The hints of a turn that makes this call next, of whose tenant these tools are known."""
         whose, request = _whose(case.session), self._name()
         (call, *_) = case.session.turns[case.turn].tool_calls
-        foreseen = [
-            ForeseenCall(tool=guess.tool, arguments=json.dumps(guess.arguments), probability=guess.probability)
-            for guess in guesses
-        ]
-        self._offers.foresaw(Draft(tenant=whose[0], session=whose[1], time=0.0, calls=tuple(foreseen)))
+        self._offers.foresaw(draft(whose, expected.opened))
         began = self._offers.began(request, whose, {tool: {} for tool in tools}, case.prompt)
+        if expected.named:
+            self._offers.foresaw(draft(whose, expected.named))
         named = self._offers.named(request, call.name)
         self._offers.ended(request)
         return Given(tuple(began), tuple(named), len(self._form.encode(f"{FRAME.before}{call.name}{FRAME.between}")))
@@ -79,5 +78,14 @@ def without_predictions(given: Given) -> Given:
     return Given(rest(given.began), rest(given.named), given.named_after)
 
 
-def _whose(session: Session) -> tuple[TenantId, SessionId]:
+def draft(whose: Key, guesses: Sequence[Guess]) -> Draft:
+    """What the side process tells of these."""
+    calls = (
+        ForeseenCall(tool=guess.tool, arguments=json.dumps(guess.arguments), probability=guess.probability)
+        for guess in guesses
+    )
+    return Draft(tenant=whose[0], session=whose[1], time=0.0, calls=tuple(calls))
+
+
+def _whose(session: Session) -> Key:
     return TenantId(session.source), SessionId(session.session_id)

@@ -15,7 +15,7 @@ from bench.decode.cases import CONTEXT, Format, cases, made_up
 from bench.decode.lossless import batches, bodies, differences
 from bench.decode.offered import Offering, without_predictions
 from bench.decode.play import Played
-from bench.decode.predicted import Guess, mined, predictions
+from bench.decode.predicted import Expected, Guess, mined, predictions
 from sglang_paste.draft.hints import Source
 from sglang_paste.draft.offers import Offer
 from sglang_paste.mine.records import Call
@@ -52,7 +52,8 @@ def test_predictions_see_nothing_that_comes_later() -> None:
     sessions = made_up(30, random.Random(2))
     patterns = mined(sessions[:-1])
     whole = predictions(patterns, sessions[-1])
-    assert any(whole.values())
+    assert any(each.opened for each in whole.values())
+    assert any(each.named for each in whole.values())
     for turn, expected in whole.items():
         cut = sessions[-1].turns[: turn + 1]
         assert predictions(patterns, msgspec.structs.replace(sessions[-1], turns=cut))[turn] == expected
@@ -69,9 +70,11 @@ def test_hints_are_of_what_was_before_and_the_named_tool_alone_once_it_is_named(
     offering.served(sessions[:-1], 40)
     (case,) = next(cases(sessions[-1:], form, 1))
     guess = Guess("read_file", {"path": "foreseen.py"}, 0.5)
-    given = offering.given(case, [guess], ["read_file", "run_tests", "edit_file"])
+    named = guess._replace(arguments={"path": "named.py"})
+    given = offering.given(case, Expected([guess], [named]), ["read_file", "run_tests", "edit_file"])
     (foreseen,) = texts(given.began, Source.PREDICTED)
     assert spelled(foreseen[4:]) == form.calls([Call(guess.tool, guess.arguments)])
+    assert "named.py" in spelled(texts(given.named, Source.PREDICTED)[0][4:])
     assert all(
         spelled([token for token in text if token > 0]).count("run_tests") == 0
         for text in texts(given.named, Source.PAST)

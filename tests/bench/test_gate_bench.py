@@ -5,7 +5,7 @@ import random
 import pytest
 
 from bench.decode.cases import Format, made_up
-from bench.decode.predicted import Guess
+from bench.decode.predicted import Expected, Guess
 from bench.gate import ENGINES, NOTHING, OWN, Decoder, Tally, Turn, turns_of
 
 
@@ -36,7 +36,8 @@ def foreseen(turns: list[Turn], right: float, wrong: float) -> list[Turn]:
     for number, turn in enumerate(turns):
         call = turn.case.session.turns[turn.case.turn].tool_calls[0]
         guess = Guess(call.name, dict.fromkeys(call.arguments, "src/nobody/asked.py"), wrong)
-        told.append(turn._replace(guesses=[guess if number % 2 else Guess(call.name, call.arguments, right)]))
+        guesses = [guess if number % 2 else Guess(call.name, call.arguments, right)]
+        told.append(turn._replace(guesses=Expected(guesses, guesses)))
     return told
 
 
