@@ -46,6 +46,14 @@ class CallNamed(Event, frozen=True, kw_only=True):
     tool: str
 
 
+class CallPartial(Event, frozen=True, kw_only=True):
+    """Some arguments are complete, but not every required one."""
+
+    index: int
+    tool: str
+    arguments: str
+
+
 class CallLikely(Event, frozen=True, kw_only=True):
     """Every required argument is complete, but the object is open: a candidate, not a fact."""
 
@@ -109,6 +117,7 @@ EngineEvent = (
     TurnStarted
     | CallOpened
     | CallNamed
+    | CallPartial
     | CallLikely
     | CallReady
     | CallAborted

@@ -105,7 +105,7 @@ def prepare(form: Format, folder: Path | None, draw: random.Random, *, quick: bo
         played, learned = recorded(folder, 12, draw)
     fitting = cases(played, form, 3, QUICK_CONTEXT if quick else CONTEXT)
     found = by_source(list(fitting), 1 if quick else 6)
-    patterns, offering = mined(learned[: 80 if quick else 400]), Offering(form)
+    patterns, offering = mined(learned[: 800 if quick else 1600]), Offering(form)
     sources = {chain[0].source for chain in found}
     before = offering.served((each for each in learned if each.source in sources), 8 if quick else 32)
     tools = {source: tools_of(learned, source) for source in sources}

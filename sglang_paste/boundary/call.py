@@ -8,6 +8,7 @@ from sglang_paste.boundary.scan import Mark, Scanner
 from sglang_paste.boundary.shape import Detector, FoundCall, Shape
 
 MAX_CANDIDATES = 4
+MAX_PARTIAL = 4
 _PROMPT_CHECKS = 8
 _NAME_CHECKS = 16
 
@@ -31,6 +32,7 @@ class OpenCall:
         self._lowest: int | None = None
         self._candidate: str | None = None
         self._emitted = 0
+        self._partial = 0
         self._name_checks = 0
         self._checks = 0
         self._next_check = 0
@@ -75,21 +77,28 @@ class OpenCall:
             mark.depth <= self._base or (self._depth is not None and mark.depth < self._depth - 1)
         )
 
-    def likely(self, text: str, mark: Mark, required: Mapping[str, tuple[str, ...]]) -> str | None:
-        """The arguments that are complete so far, where all required ones are and the object is still open."""
+    def candidate(self, text: str, mark: Mark, required: Mapping[str, tuple[str, ...]]) -> tuple[str, bool] | None:
+        """The arguments that are complete so far where the object is still open, and whether all required ones are
+        among them."""
         needed = required.get(self.tool or "", ())
-        if not self._may_be_likely(text, mark, needed):
+        if not self._may_be_candidate(text, mark, needed):
             return None
-        self._checks += 1
-        if self._checks >= _PROMPT_CHECKS:
-            self._next_check = self._start + (mark.end - self._start) * 3 // 2
+        if any(text.find(name, self._start, mark.end) < 0 for name in needed):
+            if self._partial >= MAX_PARTIAL:
+                return None
+            self._partial += 1
+        else:
+            self._checks += 1
+            if self._checks >= _PROMPT_CHECKS:
+                self._next_check = self._start + (mark.end - self._start) * 3 // 2
         body = text[: mark.end - 1] if mark.letter == "," else text[: mark.end]
         for ending in self._shape.likely:
             found = self._ask(body + ending)
-            if found and self._is_candidate(found.arguments, body, needed):
+            if found and self._is_candidate(found.arguments, body):
+                whole = (_object(found.arguments) or {}).keys() >= set(needed)
                 self._candidate = found.arguments
-                self._emitted += 1
-                return found.arguments
+                self._emitted += whole
+                return found.arguments, whole
         return None
 
     def _ask(self, text: str) -> FoundCall | None:
@@ -119,24 +128,18 @@ class OpenCall:
         self._lowest = mark.depth if lower else self._lowest
         return lower
 
-    def _may_be_likely(self, text: str, mark: Mark, needed: tuple[str, ...]) -> bool:
+    def _may_be_candidate(self, text: str, mark: Mark, needed: tuple[str, ...]) -> bool:
         if not self.wants_candidates or mark.end < self._next_check or not self._shape.likely:
             return False
         if self._shape.after_value:
-            complete = text.endswith(self._shape.after_value, self._start, mark.end)
-        else:
-            complete = self._depth == mark.depth and (not mark.opens or not needed)
-        return complete and all(text.find(name, self._start, mark.end) >= 0 for name in needed)
+            return text.endswith(self._shape.after_value, self._start, mark.end)
+        return self._depth == mark.depth and (not mark.opens or not needed)
 
-    def _is_candidate(self, arguments: str, body: str, needed: tuple[str, ...]) -> bool:
+    def _is_candidate(self, arguments: str, body: str) -> bool:
         if arguments == self._candidate:
             return False
         value = _object(arguments)
-        return (
-            value is not None
-            and all(name in value for name in needed)
-            and (self._shape.style != "json" or self._is_body(arguments, body + "}"))
-        )
+        return value is not None and (self._shape.style != "json" or self._is_body(arguments, body + "}"))
 
     def _is_body(self, arguments: str, text: str) -> bool:
         """Are these really the arguments, and not a default that stands in for ones that are still to come?"""

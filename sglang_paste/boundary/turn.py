@@ -18,6 +18,7 @@ from sglang_paste.events import (
     CallLikely,
     CallNamed,
     CallOpened,
+    CallPartial,
     CallReady,
     EngineEvent,
     StopReason,
@@ -252,9 +253,11 @@ class Turn:
             if found is not None:
                 self._finish_call(found, mark.end)
                 return
-            likely = call.likely(self._text, mark, self._required)
-            if likely is not None:
-                self._emit(CallLikely, index=call.index, tool=call.tool, arguments=likely)
+            candidate = call.candidate(self._text, mark, self._required)
+            if candidate is not None:
+                arguments, whole = candidate
+                kind = CallLikely if whole else CallPartial
+                self._emit(kind, index=call.index, tool=call.tool, arguments=arguments)
         if call.failed(mark):
             self._abort("error")
             self._leave(mark.end)

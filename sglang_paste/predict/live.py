@@ -8,8 +8,10 @@ from typing import Any
 from sglang_paste.calls import SessionId, TenantId, ToolCall, call_key, parse_arguments
 from sglang_paste.errors import BadArguments
 from sglang_paste.events import (
+    CallLikely,
     CallNamed,
     CallOpened,
+    CallPartial,
     Event,
     MessageAdded,
     SessionEnded,
@@ -91,8 +93,8 @@ class LivePredictor:
         self._branches: Bounded[tuple[SessionKey, str], MinedSession] = Bounded(MAX_BRANCHES)
 
     def observe(self, event: Event) -> list[Candidate]:
-        """Candidates where a turn starts, a call opens after some words, a tool is named, or a result the gateway did
-        not give came back."""
+        """Candidates where a turn starts, a call opens after some words, a tool is named, arguments are complete, or a
+        result the gateway did not give came back."""
         key = (event.tenant, event.session)
         if not self._serves(event.tenant):
             return []
@@ -110,6 +112,8 @@ class LivePredictor:
                 return self._offers(key, event.time)
         elif isinstance(event, CallNamed):
             return self._offers(key, event.time, event.tool)
+        elif isinstance(event, CallPartial | CallLikely):
+            return self._rest(key, event)
         elif isinstance(event, ToolReturned):
             return self._returned(key, event)
         elif isinstance(event, TurnEnded) and event.reason == "stop" and event.calls == 0:
@@ -198,6 +202,15 @@ class LivePredictor:
         else:
             delay = NAMED_DELAY
         return self._candidates(key, guesses, 1.0, delay)
+
+    def _rest(self, key: SessionKey, event: CallPartial | CallLikely) -> list[Candidate]:
+        """What the arguments that are there may be completed to."""
+        try:
+            known = parse_arguments(event.arguments)
+        except BadArguments:
+            return []
+        guesses = self._use(key).mined.candidates(MAX_OFFERS, event.tool, known)
+        return self._candidates(key, [each for each in guesses if len(each.arguments) > len(known)], 1.0, NAMED_DELAY)
 
     def _candidates(
         self, key: SessionKey, guesses: list[Guess], probability: float, claimed_in: float

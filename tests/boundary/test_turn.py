@@ -2,13 +2,14 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from sglang_paste.boundary import FoundCall, Shape, Tally, Turn, TurnHead, Vocabulary
 from sglang_paste.boundary import turn as turn_module
+from sglang_paste.boundary.call import MAX_PARTIAL
 from sglang_paste.boundary.gate import Reader
 from sglang_paste.boundary.shape import json_shape, opaque_shape
 from sglang_paste.calls import DEFAULT_TENANT, SessionId
@@ -18,6 +19,7 @@ from sglang_paste.events import (
     CallLikely,
     CallNamed,
     CallOpened,
+    CallPartial,
     CallReady,
     EngineEvent,
     TurnEnded,
@@ -73,7 +75,7 @@ class Broken(Lines):
 class Stage:
     """A turn with its events."""
 
-    def __init__(self, detector: Lines | None = None) -> None:
+    def __init__(self, detector: Lines | None = None, required: Mapping[str, tuple[str, ...]] = REQUIRED) -> None:
         self.events: list[EngineEvent] = []
         self.detector = detector or Lines()
         self.tally = Tally()
@@ -84,7 +86,7 @@ class Stage:
             Vocabulary(decode, self.detector.shape.style),
             Reader(decode),
             self,
-            required=REQUIRED,
+            required=required,
             tally=self.tally,
             clock=lambda: 7.0,
         )
@@ -146,6 +148,22 @@ def test_prose_is_not_looked_at() -> None:
     assert stage.kinds() == [TurnStarted, TurnEnded]
     assert stage.of(TurnEnded)[0].reason == "stop"
     assert stage.detector.asked == 0
+
+
+def test_arguments_are_told_one_by_one_until_all_required_ones_are_there() -> None:
+    needed = {"save": ("path", "mode", "why")}
+    stage = Stage(required=needed).say('<c>{"name": "save", "arguments": {"path": "a", "mode": [1, 2], "why": "x"')
+    assert [json.loads(event.arguments) for event in stage.of(CallPartial)] == [
+        {"path": "a"},
+        {"path": "a", "mode": [1, 2]},
+    ]
+    assert [json.loads(event.arguments) for event in stage.of(CallLikely)] == [
+        {"path": "a", "mode": [1, 2], "why": "x"}
+    ]
+    many = {"save": tuple(f"n{number}" for number in range(9))}
+    values = ", ".join(f'"n{number}": 1' for number in range(9))
+    stage = Stage(required=many).say(f'<c>{{"name": "save", "arguments": {{{values}')
+    assert len(stage.of(CallPartial)) == MAX_PARTIAL
 
 
 def test_a_tool_without_required_arguments_is_a_candidate_when_they_open() -> None:

@@ -17,6 +17,7 @@ from sglang_paste.events import (
     CallLikely,
     CallNamed,
     CallOpened,
+    CallPartial,
     CallReady,
     EngineEvent,
     TurnEnded,
@@ -86,6 +87,8 @@ def check_order(events: Sequence[EngineEvent]) -> None:
             case CallNamed():
                 assert stage == "opened"
                 stage = "named"
+            case CallPartial():
+                assert stage == "named"
             case CallLikely():
                 assert stage == "named"
                 likely += 1
@@ -119,7 +122,11 @@ def check_prompt(out: Output, events: Kept, sizes: Sequence[int]) -> None:
 
 
 def check_likely(out: Output, events: Kept) -> None:
-    """A candidate has what is required, and nothing that the call did not get."""
+    """A candidate has what is required, a part lacks some of it, and neither has what the call did not get."""
+    for part in events.of(CallPartial):
+        known = json.loads(part.arguments)
+        assert "path" not in known
+        assert known.items() <= out.calls[part.index].arguments.items()
     for event in events.of(CallLikely):
         call = out.calls[event.index]
         candidate = json.loads(event.arguments)
@@ -165,7 +172,10 @@ def test_events_do_not_depend_on_commits(name: str, data: st.DataObject) -> None
         kept = Kept()
         play(turn(FORMATS[name], kept), out.text, sizes)
         seen.append(
-            [(type(event), getattr(event, "index", 0), getattr(event, "arguments", "")) for event in kept.events]
+            [
+                (type(event), getattr(event, "index", 0), getattr(event, "arguments", ""), getattr(event, "said", ""))
+                for event in kept.events
+            ]
         )
     assert seen[0] == seen[1]
 

@@ -10,8 +10,10 @@ from recorded import lookups
 
 from sglang_paste.calls import DEFAULT_TENANT, SessionId, ToolCall
 from sglang_paste.events import (
+    CallLikely,
     CallNamed,
     CallOpened,
+    CallPartial,
     Event,
     MessageAdded,
     SessionEnded,
@@ -111,6 +113,24 @@ def test_what_is_said_before_a_call_counts_until_the_turn_ends() -> None:
     assert house.say(CallNamed, index=0, tool="read")[0].arguments == {"path": "src/b2.py"}
     again = house.say(TurnStarted, prompt_tokens=1, tools=("read",))
     assert [each.probability for each in again] == [each.probability for each in silent], "another turn"
+
+
+def test_arguments_that_are_there_narrow_the_rest() -> None:
+    miner = Miner()
+    for number in range(60):
+        file, other = f"src/{number * 7919 % 1000:03}.py", f"lib/{number * 104729 % 1000:03}.py"
+        made = Call("compare", {"old": file, "new": other})
+        asked = Turn("user", f"What changed from {file} to {other}?")
+        miner.add(Session("chat", f"{number}", f"{number}", (asked, Turn("assistant", "", (made,)))))
+    house = House(Mined(miner.finish()))
+    house.ask("What changed from src/b2.py to lib/c3.py?", ("compare",))
+    for event in (CallPartial, CallLikely):
+        best, *_ = house.say(event, index=0, tool="compare", arguments='{"old": "src/unheard-of.py"}')
+        assert best.arguments == {"old": "src/unheard-of.py", "new": "lib/c3.py"}
+        assert best.claimed_in == pytest.approx(0.3)
+        whole = '{"old": "src/b2.py", "new": "lib/c3.py"}'
+        assert house.say(event, index=0, tool="compare", arguments=whole) == [], "nothing is left to say"
+        assert house.say(event, index=0, tool="compare", arguments="{") == []
 
 
 def test_a_result_of_the_clients_own_counts_and_a_known_one_not_twice(mined: Mined) -> None:
