@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,6 +41,9 @@ from sglang_paste.errors import ConfigError
 from sglang_paste.mine.records import Session
 
 QUICK: tuple[Run, ...] = ("A", "A2", "B", "F", "same", "wrong")
+# What --quick plays takes no longer, as far as a first block tells.
+QUICK_S = 400.0
+TRIED = 3  # sessions of the first block
 MADE_UP = 60
 
 
@@ -62,8 +66,10 @@ class Production:
     async def play(self, servers: dict[Run, Server], tools: ToolServer) -> None:
         """Every block that has no rows yet."""
         player = Player(tools)
-        settings = await self._scaled(player, servers)
+        settings, seconds = await self._scaled(player, servers)
         planned = list(plan.acts(settings, self._arguments.runs, self._arguments.repetitions))
+        if self._arguments.quick:
+            self._shorten(self._size() or plan.most_sessions(planned, seconds, QUICK_S))
         done = {row.place for row in self.rows if isinstance(row, Block)}
         for number, act in enumerate(planned):
             if act.place in done:
@@ -76,22 +82,39 @@ class Production:
                 append_rows(self._file, rows)
             _progress(number, len(planned), act.place, rows, time.monotonic() - began)
 
-    async def _scaled(self, player: Player, servers: dict[Run, Server]) -> list[Setting]:
-        """The settings with their time scales: as in the rows there are, else from a first block on stock."""
+    def _size(self) -> int:
+        """How many sessions the blocks have that there are rows of."""
+        tasks = Counter(row.place for row in self.rows if isinstance(row, Task))
+        return max(tasks.values(), default=0)
+
+    def _shorten(self, most: int) -> None:
+        """Play so many sessions a block, and say so where it is fewer than wanted."""
+        if any(len(cast.recordings) > most for cast in self._casts):
+            print(f"this machine is slow: {most} sessions a block are played", file=sys.stderr, flush=True)
+            self._casts = [msgspec.structs.replace(cast, recordings=cast.recordings[:most]) for cast in self._casts]
+
+    async def _scaled(self, player: Player, servers: dict[Run, Server]) -> tuple[list[Setting], float]:
+        """The settings with their time scales, as in the rows there are, else from a few sessions on stock; and how
+        many seconds each of these took."""
         kept = list(dict.fromkeys(row.place.setting for row in self.rows))
         wanted = self._wanted()
         if len(kept) >= len(wanted):
-            return kept
+            return kept, 0.0
         first = plan.first_scales(self._recordings)
         trial = Place(setting=_setting(wanted[0], first, self._recordings), run="A", repetition=-1)
-        rows = await player.play(trial, servers["A"], self._casts[0], first)
+        few = msgspec.structs.replace(self._casts[0], recordings=self._casts[0].recordings[:TRIED])
+        began = time.monotonic()
+        rows = await player.play(trial, servers["A"], few, first)
+        seconds = (time.monotonic() - began) / len(few.recordings)
+        print(f"a first block: {seconds:.1f} s for each session", file=sys.stderr, flush=True)
         tasks = [row for row in rows if isinstance(row, Task)]
-        return [
+        settings = [
             _setting(each, plan.fast_scales(self._recordings), self._recordings)
             if each.name == plan.FAST
             else _setting(each, plan.scales(tasks, self._recordings, each.tool_share or 0.5), self._recordings)
             for each in wanted
         ]
+        return settings, seconds
 
     def _wanted(self) -> list[Setting]:
         arguments = self._arguments
@@ -220,7 +243,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, metavar="N", help="blocks of each run, each with other sessions")
     parser.add_argument("--per-block", type=int, metavar="N", help="sessions of a block")
     parser.add_argument("--prompt-chars", type=int, default=24_000, metavar="N", help="the longest sessions to play")
-    parser.add_argument("--said-chars", type=int, default=4_000, metavar="N", help="the most the model says in one")
+    parser.add_argument("--said-chars", type=int, metavar="N", help="the most the model says in one")
     parser.add_argument("--pool", type=int, default=65_536, metavar="TOKENS", help="the KV cache")
     parser.add_argument("--simulate", type=Path, metavar="FILE", help="then simulate it, and fleets; write a page")
     parser.add_argument("--dry", action="store_true", help="nothing is added to the results")
@@ -228,7 +251,8 @@ def _parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     runs: Sequence[Run] = arguments.runs or (QUICK if arguments.quick else RUNS)
     arguments.runs = [run for run in RUNS if run in {"A", *runs}]
-    sizes = {"repetitions": 2, "per_block": 6} if arguments.quick else {"repetitions": 4, "per_block": 12}
+    quick = {"repetitions": 2, "per_block": 6, "said_chars": 2_500}
+    sizes = quick if arguments.quick else {"repetitions": 4, "per_block": 12, "said_chars": 4_000}
     for name, value in sizes.items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)

@@ -9,6 +9,8 @@ from bench.replay.recording import Recording
 from bench.replay.records import Place, Run, Setting, Task
 
 FAST, FAST_S = "fast", 0.005
+FAST_SHARE = 0.5  # of the time of a block whose tools take half of it
+LEAST = 3
 CONTROLS: tuple[Run, ...] = ("same", "wrong")
 # Before anything was measured: seconds of the model for an answer, and for each of its characters.
 _ANSWER_S, _CHARACTER_S = 0.15, 0.002
@@ -35,6 +37,13 @@ def acts(settings: Sequence[Setting], runs: Sequence[Run], repetitions: int) -> 
     for repetition in range(repetitions):
         for run in controls if repetition % 2 == 0 else controls[::-1]:
             yield Act(Place(setting=settings[0], run=run, repetition=repetition), repetition)
+
+
+def most_sessions(acts: Sequence[Act], seconds: float, limit: float) -> int:
+    """How many sessions a block may have so that all of them end in time, where one takes `seconds` of a block on
+    stock; not fewer than one of each of `LEAST` domains."""
+    blocks = sum(FAST_SHARE if act.place.setting.name == FAST else 1.0 for act in acts)
+    return max(LEAST, int(limit / max(1e-9, blocks * seconds)))
 
 
 def first_scales(recordings: Sequence[Recording]) -> dict[str, float]:

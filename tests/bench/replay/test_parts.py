@@ -202,6 +202,10 @@ def test_tools_get_the_wanted_share() -> None:
 def test_every_server_plays_a_session_once_but_for_controls() -> None:
     settings = [Setting(name=name, agents=2, scale=1.0, model="m") for name in ("main", "fast")]
     acts = list(plan.acts(settings, ("A", "A2", "F", "same", "wrong"), 2))
+    fast = sum(act.place.setting.name == plan.FAST for act in acts)
+    blocks = len(acts) - fast + plan.FAST_SHARE * fast
+    assert plan.most_sessions(acts, 2.0, 10 * blocks) == 5
+    assert plan.most_sessions(acts, 1000.0, 10.0) == plan.LEAST
     assert len({act.place for act in acts}) == len(acts) == 2 * 3 + 2 * 2 + 2 * 2
     for run in ("A", "F"):
         played = [act.group for act in acts if act.place.run == run]
