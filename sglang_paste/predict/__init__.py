@@ -59,6 +59,10 @@ class Predictors:
         live = [] if self._live is None else self._live.confirm(call, content, duration, ok=ok, asked=asked)
         return _surest(self._pattern.confirm(call, content, duration, ok=ok, asked=asked), live)
 
+    def under_way(self, call: ToolCall) -> list[Candidate]:
+        """What may follow a call that was made, before its result is there."""
+        return [] if self._live is None else self._live.under_way(call)
+
     def foresee(self, call: ToolCall, content: str, probability: float, claimed_in: float) -> list[Candidate]:
         """What may follow a call that ran early, if it is made; `claimed_in` says in how many seconds that may be."""
         return [] if self._live is None else self._live.foresee(call, content, probability, claimed_in)

@@ -146,6 +146,17 @@ class LivePredictor:
         session.mined.offer(None)
         return self._offers(key, now)
 
+    def under_way(self, call: ToolCall) -> list[Candidate]:
+        """What may follow a call whose result nobody knows yet, as far as it does not depend on that."""
+        known = None if call.session is None else self._sessions.get((call.tenant, call.session))
+        if call.session is None or known is None:
+            return []
+        branch = known.mined.fork()
+        branch.assume(call.tool, call.arguments)
+        branch.offer(None)
+        claimed_in = self._run_time(call.tenant, call.tool).p50 + self._delay(call.tenant)
+        return self._branched((call.tenant, call.session), branch, 1.0, claimed_in)
+
     def foresee(self, call: ToolCall, content: str, probability: float, claimed_in: float) -> list[Candidate]:
         """What may follow a call that ran early and is made with this `probability`: its result is known here before
         anybody asks for it, and so are the arguments that come from it."""
@@ -158,7 +169,13 @@ class LivePredictor:
         branch = (self._branches.pop((key, made)) or known.mined).fork()
         _push(branch, call.tool, call.arguments, content)
         branch.offer(None)
-        found = self._candidates(key, branch.candidates(MAX_OFFERS), probability, claimed_in + self._delay(key[0]))
+        return self._branched(key, branch, probability, claimed_in + self._delay(key[0]))
+
+    def _branched(
+        self, key: SessionKey, branch: MinedSession, probability: float, claimed_in: float
+    ) -> list[Candidate]:
+        """What may follow on a branch, which is kept for what follows that."""
+        found = self._candidates(key, branch.candidates(MAX_OFFERS), probability, claimed_in)
         for candidate in found:
             following = self._key(candidate.tool, candidate.arguments)
             if following is not None:

@@ -155,6 +155,13 @@ class MinedSession:
         as a whole is observed."""
         self.state.saying(text)
 
+    def assume(self, tool: str, arguments: Mapping[str, Any]) -> None:
+        """A call is made whose result is not known yet; for a `fork`, since messages count when they are observed."""
+        self.state.said("")
+        self.state.call(tool, arguments)
+        self.state.calls[-1].outcome = "ok"
+        self.state.role = "tool"
+
     def candidates(
         self, k: int = 5, tool: str | None = None, partial: Mapping[str, Any] | None = None, ahead: int = 0
     ) -> list[Candidate]:
@@ -291,10 +298,7 @@ class MinedSession:
         if not ahead:
             return ()
         branch = self.fork()
-        branch.state.said("")
-        branch.state.call(tool, arguments)
-        branch.state.calls[-1].outcome = "ok"
-        branch.state.role = "tool"
+        branch.assume(tool, arguments)
         return tuple(branch.candidates(ahead))
 
     def _is_inert(self, tool: str, name: str) -> bool:

@@ -37,6 +37,9 @@ class Learner(Protocol):
     ) -> list[Candidate]:
         """As predict.base.Predictor.confirm."""
 
+    def under_way(self, call: ToolCall) -> list[Candidate]:
+        """What may follow a call that was made, before its result is there."""
+
     def run_time(self, tenant: TenantId, tool: str) -> RunTime:
         """How long the tool takes for this tenant."""
 
@@ -209,6 +212,7 @@ class ToolDesk:
     async def _outcome(self, call: ToolCall, claim: Claim, settled: anyio.Event | None) -> tuple[Outcome, How]:
         """Join what runs already; else, or where that came to nothing, run the tool."""
         if settled is not None and claim.entry is not None:
+            self._spawn(self._look_ahead(call, claim))
             joined = await self._joined(claim.entry, settled)
             if joined is not None:
                 return joined, "joined"
@@ -235,6 +239,7 @@ class ToolDesk:
         self._metrics.runs.labels(self._metrics.tool(call.tool), "authoritative").inc()
         try:
             run = self._tools.launch(msgspec.structs.replace(call, session=claim.session), speculative=False)
+            self._spawn(self._look_ahead(call, claim))
             try:
                 return await run.wait()
             except BaseException:
@@ -246,6 +251,11 @@ class ToolDesk:
             self._early.asked -= Counter([asked])
             self._early.drop(self._ledger.end_write(footprint, self._clock()))
             self._early.plan()
+
+    async def _look_ahead(self, call: ToolCall, claim: Claim) -> None:
+        """What follows can run beside it, where it does not need its result."""
+        await anyio.lowlevel.checkpoint()
+        self._early.offer(self._learner.under_way(msgspec.structs.replace(call, session=claim.session)))
 
     def _close(self, call: ToolCall, outcome: Outcome) -> None:
         """Keep the result for a retry before anybody sees it. A call that never started may be made again; of one that

@@ -36,6 +36,8 @@ class Learning(Protocol):
         self, call: ToolCall, content: str, duration: float, *, ok: bool, asked: float | None = None
     ) -> list[Candidate]: ...
 
+    def under_way(self, call: ToolCall) -> list[Candidate]: ...
+
     def foresee(self, call: ToolCall, content: str, probability: float, claimed_in: float) -> list[Candidate]: ...
 
     def run_time(self, tenant: TenantId, tool: str) -> RunTime: ...
@@ -54,6 +56,7 @@ class Drafting:
         self._tell = tell
         self._clock = clock
         self._sessions: OrderedDict[Key, tuple[ForeseenCall, ...]] = OrderedDict()
+        self.under_way = learning.under_way
         self.foresee = learning.foresee
         self.run_time = learning.run_time
         self.save = learning.save

@@ -133,6 +133,32 @@ def test_arguments_that_are_there_narrow_the_rest() -> None:
         assert house.say(event, index=0, tool="compare", arguments="{") == []
 
 
+def test_what_does_not_need_a_result_is_foreseen_before_it_is_there() -> None:
+    miner = Miner()
+    for number in range(60):
+        files = [f"src/{number * n % 1009:04}.py" for n in (7919, 104729, 1299709)]
+        turns = [Turn("user", f"Look at {files[0]}, {files[1]} and {files[2]}.")]
+        for file in files:
+            turns += [
+                Turn("assistant", "", (Call("read", {"path": file}),)),
+                Turn("tool", tool_results=(Result("read", "x"),)),
+            ]
+        miner.add(Session("chat", f"{number}", f"{number}", tuple(turns)))
+    house = House(Mined(miner.finish()))
+    house.ask("Look at src/a1.py, src/b2.py and src/c3.py.", ("read",))
+    calls = [
+        ToolCall(tenant=DEFAULT_TENANT, session=SessionId("s"), tool="read", arguments={"path": f"src/{name}.py"})
+        for name in ("a1", "b2", "c3")
+    ]
+    best, *_ = house.predictor.under_way(calls[0])
+    assert (best.arguments, best.claimed_in) == (calls[1].arguments, pytest.approx(1.0 + 2.0))
+    after, *_ = house.predictor.foresee(calls[1], "x", best.probability, best.claimed_in)
+    assert after.arguments == calls[2].arguments, "the branch on which the first call is made goes on"
+    again = house.say(TurnStarted, prompt_tokens=1, tools=("read",))
+    assert again[0].arguments == calls[0].arguments, "the session itself has not seen the call"
+    assert house.predictor.under_way(msgspec.structs.replace(calls[0], session=None)) == []
+
+
 def test_a_result_of_the_clients_own_counts_and_a_known_one_not_twice(mined: Mined) -> None:
     result = {"order": "order-0500", "customer": "customer-321"}
     returned = {

@@ -55,6 +55,9 @@ class Learned:
     def confirm(self, *args: Any, **kwargs: Any) -> list[Candidate]:
         return self.offers
 
+    def under_way(self, *args: Any) -> list[Candidate]:
+        return self.offers
+
     def foresee(self, *args: Any) -> list[Candidate]:
         return self.offers
 
@@ -149,4 +152,5 @@ def test_calls_further_ahead_are_not_told() -> None:
     heard = Heard()
     heard.learned.offers = [candidate(0.9)]  # type: ignore[misc]
     assert heard.drafting.foresee(CALL, "", 0.5, 1.0) == heard.learned.offers
+    assert heard.drafting.under_way(CALL) == heard.learned.offers
     assert heard.told == []

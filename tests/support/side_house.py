@@ -106,6 +106,11 @@ class FakeLearning:
         guess = msgspec.structs.replace(candidate("read", arguments("next")), probability=0.4)
         return [guess] if call.arguments["path"] == "followed" else []
 
+    def under_way(self, call: ToolCall) -> list[Candidate]:
+        """A path that names another one is followed by that."""
+        _, _, following = str(call.arguments["path"]).partition(" then ")
+        return [candidate("read", arguments(following))] if following else []
+
     def foresee(self, call: ToolCall, content: str, probability: float, claimed_in: float) -> list[Candidate]:
         """A result that names a path leads there, however often."""
         if not content.startswith("read "):
