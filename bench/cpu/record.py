@@ -18,7 +18,14 @@ def hardware() -> dict[str, Any]:
 
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "load": round(os.getloadavg()[0], 2)}
+    flags = next((set(line.split()) for line in lines if line.startswith("flags")), set[str]())
+    vectors = next((name for name in ("avx512_bf16", "avx512f", "avx2") if name in flags), "")
+    return {
+        "cpu": model,
+        "vectors": vectors,
+        "cores": len(os.sched_getaffinity(0)),
+        "load": round(os.getloadavg()[0], 2),
+    }
 
 
 def versions() -> dict[str, str]:

@@ -42,8 +42,7 @@ from sglang_paste.mine.records import Session
 
 QUICK: tuple[Run, ...] = ("A", "A2", "B", "F", "same", "wrong")
 # What --quick plays takes no longer, as far as a first block tells.
-QUICK_S = 400.0
-TRIED = 3  # sessions of the first block
+QUICK_S = 360.0
 MADE_UP = 60
 
 
@@ -102,10 +101,9 @@ class Production:
             return kept, 0.0
         first = plan.first_scales(self._recordings)
         trial = Place(setting=_setting(wanted[0], first, self._recordings), run="A", repetition=-1)
-        few = msgspec.structs.replace(self._casts[0], recordings=self._casts[0].recordings[:TRIED])
         began = time.monotonic()
-        rows = await player.play(trial, servers["A"], few, first)
-        seconds = (time.monotonic() - began) / len(few.recordings)
+        rows = await player.play(trial, servers["A"], self._casts[0], first)
+        seconds = (time.monotonic() - began) / len(self._casts[0].recordings)
         print(f"a first block: {seconds:.1f} s for each session", file=sys.stderr, flush=True)
         tasks = [row for row in rows if isinstance(row, Task)]
         settings = [

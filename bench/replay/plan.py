@@ -9,6 +9,7 @@ from bench.replay.recording import Recording
 from bench.replay.records import Place, Run, Setting, Task
 
 FAST, FAST_S = "fast", 0.005
+FEW_S = 10.0  # expected of the model: a domain's own tasks count for more than all others' if they have more
 FAST_SHARE = 0.5  # of the time of a block whose tools take half of it
 LEAST = 3
 CONTROLS: tuple[Run, ...] = ("same", "wrong")
@@ -54,17 +55,23 @@ def first_scales(recordings: Sequence[Recording]) -> dict[str, float]:
 
 
 def scales(tasks: Sequence[Task], recordings: Sequence[Recording], share: float) -> dict[str, float]:
-    """By domain, so that tools take this share of the task time on stock, as far as some tasks of it tell."""
+    """By domain, so that tools take this share of the task time on stock, as far as some tasks tell: those of the
+    domain, and where they are few, all."""
     found: dict[str, float] = {}
+    measured, expected = _model_time(tasks, recordings)
+    slower = measured / expected if expected else 1.0
     for domain, own in _by_domain(recordings).items():
-        played = [task for task in tasks if task.domain == domain]
-        names = {task.session for task in played}
-        expected = sum(_model_s(each) for each in own if each.name in names)
-        measured = sum(task.task_s - task.tools_s for task in played)
-        slower = measured / expected if expected else 1.0
-        model = slower * sum(map(_model_s, own))
+        measured, expected = _model_time([task for task in tasks if task.domain == domain], own)
+        model = sum(map(_model_s, own)) * (measured + FEW_S * slower) / (expected + FEW_S)
         found[domain] = share / (1 - share) * model / max(1e-9, _tools_s(own))
     return found
+
+
+def _model_time(tasks: Sequence[Task], recordings: Sequence[Recording]) -> tuple[float, float]:
+    """Seconds of the model in these tasks, and how many were expected of them."""
+    names = {task.session for task in tasks}
+    measured = sum(task.task_s - task.tools_s for task in tasks)
+    return measured, sum(_model_s(each) for each in recordings if each.name in names)
 
 
 def fast_scales(recordings: Sequence[Recording]) -> dict[str, float]:
