@@ -65,10 +65,8 @@ class Production:
     async def play(self, servers: dict[Run, Server], tools: ToolServer) -> None:
         """Every block that has no rows yet."""
         player = Player(tools)
-        settings, seconds = await self._scaled(player, servers)
+        settings = await self._settings_of(player, servers)
         planned = list(plan.acts(settings, self._arguments.runs, self._arguments.repetitions))
-        if self._arguments.quick:
-            self._shorten(self._size() or plan.most_sessions(planned, seconds, QUICK_S))
         done = {row.place for row in self.rows if isinstance(row, Block)}
         for number, act in enumerate(planned):
             if act.place in done:
@@ -81,10 +79,25 @@ class Production:
                 append_rows(self._file, rows)
             _progress(number, len(planned), act.place, rows, time.monotonic() - began)
 
-    def _size(self) -> int:
-        """How many sessions the blocks have that there are rows of."""
-        tasks = Counter(row.place for row in self.rows if isinstance(row, Task))
-        return max(tasks.values(), default=0)
+    async def _settings_of(self, player: Player, servers: dict[Run, Server]) -> list[Setting]:
+        """The settings with their time scales: as in the rows there are, else from a first block on stock. Quick blocks
+        have as many sessions as fit in the time."""
+        wanted, kept = self._wanted(), list(dict.fromkeys(row.place.setting for row in self.rows))
+        if len(kept) >= len(wanted):
+            tasks = Counter(row.place for row in self.rows if isinstance(row, Task))
+            if self._arguments.quick:
+                self._shorten(max(tasks.values(), default=0))
+            return kept
+        first = plan.first_scales(self._recordings)
+        trial = Place(setting=_setting(wanted[0], first, self._recordings), run="A", repetition=-1)
+        began = time.monotonic()
+        rows = await player.play(trial, servers["A"], self._casts[0], first)
+        seconds = (time.monotonic() - began) / len(self._casts[0].recordings)
+        print(f"a first block: {seconds:.1f} s for each session", file=sys.stderr, flush=True)
+        if self._arguments.quick:
+            planned = list(plan.acts(wanted, self._arguments.runs, self._arguments.repetitions))
+            self._shorten(plan.most_sessions(planned, seconds, QUICK_S))
+        return [self._scaled(number, rows) for number in range(len(wanted))]
 
     def _shorten(self, most: int) -> None:
         """Play so many sessions a block, and say so where it is fewer than wanted."""
@@ -92,27 +105,15 @@ class Production:
             print(f"this machine is slow: {most} sessions a block are played", file=sys.stderr, flush=True)
             self._casts = [msgspec.structs.replace(cast, recordings=cast.recordings[:most]) for cast in self._casts]
 
-    async def _scaled(self, player: Player, servers: dict[Run, Server]) -> tuple[list[Setting], float]:
-        """The settings with their time scales, as in the rows there are, else from a few sessions on stock; and how
-        many seconds each of these took."""
-        kept = list(dict.fromkeys(row.place.setting for row in self.rows))
-        wanted = self._wanted()
-        if len(kept) >= len(wanted):
-            return kept, 0.0
-        first = plan.first_scales(self._recordings)
-        trial = Place(setting=_setting(wanted[0], first, self._recordings), run="A", repetition=-1)
-        began = time.monotonic()
-        rows = await player.play(trial, servers["A"], self._casts[0], first)
-        seconds = (time.monotonic() - began) / len(self._casts[0].recordings)
-        print(f"a first block: {seconds:.1f} s for each session", file=sys.stderr, flush=True)
+    def _scaled(self, number: int, rows: Sequence[Row]) -> Setting:
+        """A setting with its time scales, by what it plays and how fast the model was in these rows."""
+        setting, count = self._wanted()[number], self._arguments.repetitions
+        casts = self._casts[number * count : (number + 1) * count]
+        played = [each for cast in casts for each in cast.recordings]
+        if setting.name == plan.FAST:
+            return _setting(setting, plan.fast_scales(played), played)
         tasks = [row for row in rows if isinstance(row, Task)]
-        settings = [
-            _setting(each, plan.fast_scales(self._recordings), self._recordings)
-            if each.name == plan.FAST
-            else _setting(each, plan.scales(tasks, self._recordings, each.tool_share or 0.5), self._recordings)
-            for each in wanted
-        ]
-        return settings, seconds
+        return _setting(setting, plan.scales(tasks, self._recordings, played, setting.tool_share or 0.5), played)
 
     def _wanted(self) -> list[Setting]:
         arguments = self._arguments

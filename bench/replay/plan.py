@@ -54,14 +54,16 @@ def first_scales(recordings: Sequence[Recording]) -> dict[str, float]:
     }
 
 
-def scales(tasks: Sequence[Task], recordings: Sequence[Recording], share: float) -> dict[str, float]:
-    """By domain, so that tools take this share of the task time on stock, as far as some tasks tell: those of the
-    domain, and where they are few, all."""
+def scales(
+    tasks: Sequence[Task], known: Sequence[Recording], recordings: Sequence[Recording], share: float
+) -> dict[str, float]:
+    """By domain, so that tools take this share of the task time on stock in these recordings, as far as tasks of `known`
+    ones tell: those of the domain, and where they are few, all."""
     found: dict[str, float] = {}
-    measured, expected = _model_time(tasks, recordings)
+    measured, expected = _model_time(tasks, known)
     slower = measured / expected if expected else 1.0
     for domain, own in _by_domain(recordings).items():
-        measured, expected = _model_time([task for task in tasks if task.domain == domain], own)
+        measured, expected = _model_time([task for task in tasks if task.domain == domain], known)
         model = sum(map(_model_s, own)) * (measured + FEW_S * slower) / (expected + FEW_S)
         found[domain] = share / (1 - share) * model / max(1e-9, _tools_s(own))
     return found

@@ -189,7 +189,7 @@ def test_made_up_sessions_are_the_same_every_time_and_their_calls_return_somethi
 
 def test_tools_get_the_wanted_share() -> None:
     found = [recording.record(each) for each in made_up.sessions(6)]
-    by_domain = plan.scales([], found, 0.6)
+    by_domain = plan.scales([], found, found, 0.6)
     for domain, scale in by_domain.items():
         own = [each for each in found if each.domain == domain]
         tools = scale * sum(call.seconds for each in own for call in each.calls)
