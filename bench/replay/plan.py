@@ -57,8 +57,8 @@ def first_scales(recordings: Sequence[Recording]) -> dict[str, float]:
 def scales(
     tasks: Sequence[Task], known: Sequence[Recording], recordings: Sequence[Recording], share: float
 ) -> dict[str, float]:
-    """By domain, so that tools take this share of the task time on stock in these recordings, as far as tasks of `known`
-    ones tell: those of the domain, and where they are few, all."""
+    """By domain, so that tools take this share of the task time on stock in these recordings, as far as some tasks of
+    `known` ones tell: those of the domain, and where they are few, all."""
     found: dict[str, float] = {}
     measured, expected = _model_time(tasks, known)
     slower = measured / expected if expected else 1.0
