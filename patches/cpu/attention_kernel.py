@@ -6,9 +6,11 @@ from typing import Any
 import torch
 
 from sglang_paste.patches.cpu.attention_batch import Rows
-from sglang_paste.patches.cpu.attention_math import attend
+from sglang_paste.patches.cpu.attention_math import attend, tree_mask
 
 COUNTS = (1, 7, 30, 77, 512, 515, 1100)
+NEAR = 2.0**-6  # some steps of bfloat16, for values of about one
+DRAFTS = 5
 WIDEST = 256
 
 _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
@@ -16,9 +18,11 @@ _ARGUMENTS: list[Any] = [_POINTER, *[_COUNT] * 4, *[_POINTER] * 4, ctypes.c_floa
 
 
 class SingleQueries:
-    """Attends each query alone, with the bits of `attend`; a shape is compared with it before it is served."""
+    """Attends each query alone, with the bits of `attend`, or with `own_bits` and its numbers; a shape is compared
+    with it before it is served."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    def __init__(self, library: ctypes.CDLL, *, own_bits: bool = False) -> None:
+        self._own_bits = own_bits
         self._attend: Any = library.paste_attend
         self._attend.restype, self._attend.argtypes = None, _ARGUMENTS
         self._known: dict[tuple[int, int, int, float, int], bool] = {}
@@ -56,7 +60,7 @@ class SingleQueries:
         return out
 
     def gives_the_bits(self, heads: int, kv_heads: int, dim: int, scale: float) -> bool:
-        """Whether this shape is computed as `attend` does, found out once.
+        """Whether this shape is computed as `attend` does, or as near to it as rounding allows; found out once.
 
         Torch divides a single head among its threads, and adds up in another order then.
         """
@@ -65,8 +69,17 @@ class SingleQueries:
         if known not in self._known:
             fits = dim % 16 == 0 and dim <= WIDEST and heads % kv_heads == 0
             with torch.no_grad():
-                self._known[known] = fits and all(self._same(count, *shape) for count in COUNTS)
+                compare = self._near if self._own_bits else self._same
+                self._known[known] = fits and all(compare(count, *shape) for count in COUNTS)
         return self._known[known]
+
+    def _near(self, count: int, heads: int, kv_heads: int, dim: int, scale: float) -> bool:
+        random = torch.Generator().manual_seed(count)
+        keys, values = (torch.randn(count, kv_heads, dim, generator=random).bfloat16() for _ in range(2))
+        query = torch.randn(1, heads, dim, generator=random).bfloat16()
+        found = self.attend(query, keys, values, Rows.over([torch.arange(count, dtype=torch.int32)]), scale)
+        wanted = attend(query.float(), keys.float(), values.float(), scale, causal=True)
+        return bool(torch.allclose(found.float(), wanted, rtol=NEAR, atol=NEAR))
 
     def _same(self, count: int, heads: int, kv_heads: int, dim: int, scale: float) -> bool:
         random = torch.Generator().manual_seed(count)
@@ -84,3 +97,21 @@ class SingleQueries:
             if not torch.equal(self.attend(rows, keys, values, Rows.over([slots]), scale), wanted):
                 return False
         return True
+
+
+def rows_alike(heads: int, kv_heads: int, dim: int, scale: float) -> bool:
+    """Whether torch gives a draft among others the bits of the same token decoded alone."""
+    random = torch.Generator().manual_seed(dim)
+    chain = torch.ones(DRAFTS, DRAFTS, dtype=torch.bool).tril()
+    for count in COUNTS[2:]:
+        keys, values = (torch.randn(count, kv_heads, dim, generator=random).bfloat16() for _ in range(2))
+        query = torch.randn(DRAFTS, heads, dim, generator=random).bfloat16()
+        mask = tree_mask(chain, count - DRAFTS, None, query.dtype)
+        among = attend(query, keys, values, scale, causal=True, mask=mask)
+        for row in range(DRAFTS):
+            mine = slice(count - DRAFTS + row + 1)
+            if not torch.equal(
+                among[row : row + 1], attend(query[row : row + 1], keys[mine], values[mine], scale, causal=True)
+            ):
+                return False
+    return True

@@ -32,6 +32,8 @@ BUILDS = {
     "AVX512": Build(Path(__file__).with_name("kernels_avx512.c"), ("-march=native", "-mprefer-vector-width=512")),
 }
 ATTENTION = {"AVX2": Build(Path(__file__).with_name("attention_avx2.c"), (*BUILDS["AVX2"].flags, "-lm"))}
+# The same where torch has another order, in which a row's bits depend on how many there are.
+ROWWISE = {"AVX512": ATTENTION["AVX2"]}
 
 
 def load_library(build: Build) -> ctypes.CDLL | None:

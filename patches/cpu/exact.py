@@ -18,9 +18,9 @@ from torch.nn.functional import silu
 
 from sglang_paste.errors import ConfigError
 from sglang_paste.patches.cpu import llama
-from sglang_paste.patches.cpu.attention_kernel import SingleQueries
-from sglang_paste.patches.cpu.compiled import ATTENTION, BUILDS, load_library
-from sglang_paste.patches.cpu.exact_modules import Part, parts_of
+from sglang_paste.patches.cpu.attention_kernel import SingleQueries, rows_alike
+from sglang_paste.patches.cpu.compiled import ATTENTION, BUILDS, ROWWISE, load_library
+from sglang_paste.patches.cpu.exact_modules import PAIRED, Part, parts_of
 from sglang_paste.patches.cpu.kernels import Kernels, every_value
 
 logger = logging.getLogger(__name__)
@@ -78,30 +78,35 @@ def arm(model_runner: Any) -> Exact | None:
     start = time.perf_counter()
     kernels = Kernels(library, capability)
     parts, refused = parts_of(model, kernels)
-    odd = llama.why_not(model_runner, {id(part.owner) for part in parts})
+    odd = llama.why_not(model_runner, {id(part.owner) for part in parts if part.kind != PAIRED})
     if odd is None:
         stack = llama.LlamaStack(model_runner, kernels, silu(every_value()))
         parts.append(Part("decoder stack", model.model, "forward", stack.replacing(model.model.forward)))
     exact = Exact(parts, _single_queries(model, capability, refused))
     exact.arm()
     setattr(model, _OWNER, exact)
+    kinds = Counter(part.kind for part in parts)
+    paired = kinds.pop(PAIRED, 0)
     logger.info(
         "CPU kernels: %s compiled, with torch's bits (compared in %.2f s); left to torch: %s.",
-        ", ".join(f"{count} {kind}" for kind, count in Counter(part.kind for part in parts).items()) or "nothing",
+        ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "nothing",
         time.perf_counter() - start,
-        ", ".join(refused) or "nothing",
+        ", ".join([*refused, *([f"{paired} {PAIRED}"] if paired else [])]) or "nothing",
     )
     return exact
 
 
 def _single_queries(model: Any, capability: str, refused: list[str]) -> SingleQueries | None:
-    """The compiled attention, if any of the model's shapes has torch's bits; the others are added to `refused`."""
-    library = load_library(ATTENTION[capability]) if capability in ATTENTION else None
-    if library is None:
-        return None
-    single = SingleQueries(library)
+    """The compiled attention, if any of the model's shapes has torch's bits; the others are added to `refused`. Where
+    torch itself gives a draft other bits than the same token decoded alone, bits of its own, the same for both."""
     layers = [layer for layer in model.modules() if isinstance(layer, RadixAttention)]
     shapes = {(layer.tp_q_head_num, layer.tp_k_head_num, layer.qk_head_dim, layer.scaling) for layer in layers}
+    rowwise = capability in ROWWISE and not all(rows_alike(*shape) for shape in shapes)
+    build = ROWWISE[capability] if rowwise else ATTENTION.get(capability)
+    library = load_library(build) if build else None
+    if library is None:
+        return None
+    single = SingleQueries(library, own_bits=rowwise)
     odd = [shape for shape in shapes if not single.gives_the_bits(*shape)]
     refused += [f"attention of {heads} heads of {dim}" for heads, _, dim, _ in odd]
     return single if len(odd) < len(shapes) else None

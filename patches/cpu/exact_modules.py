@@ -18,7 +18,9 @@ Call = Callable[..., Any]
 Pair = tuple[torch.Tensor | None, torch.Tensor]
 
 ROWS = (1, 2, 17)
+AMONG = (3, 4, 5, 8, 9, 17, 48)
 LARGE = 8192
+PAIRED = "linear layers that take a single row for two"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ def parts_of(model: torch.nn.Module, kernels: Kernels) -> tuple[list[Part], list
             parts.append(part)
     head = getattr(model, "lm_head", None)
     if head is not None and _plain_head(head) and not checks.linear(head.weight, None, _matmul):
+        checks.pairs(head.weight, None, _matmul)
         refused.add(f"the product with the vocabulary of {list(head.weight.shape)}")
     return parts, sorted(refused)
 
@@ -50,7 +53,10 @@ def parts_of(model: torch.nn.Module, kernels: Kernels) -> tuple[list[Part], list
 def _part(module: Any, checks: "Checks") -> Part | str | None:
     kernels = checks.kernels
     if type(getattr(module, "quant_method", None)) is UnquantizedLinearMethod:
-        if not checks.linear(module.weight, getattr(module, "bias", None), linear):
+        bias = getattr(module, "bias", None)
+        if not checks.linear(module.weight, bias, linear):
+            if checks.pairs(module.weight, bias, linear):
+                return Part(PAIRED, module, "quant_method", PairedLinearMethod())
             return f"linear layers of {list(module.weight.shape)} {module.weight.dtype}"
         return Part("linear layers", module, "quant_method", ExactLinearMethod(kernels))
     if type(module) is LogitsProcessor:
@@ -88,6 +94,14 @@ class Checks:
         key = ("linear", outs, size, bias is not None, product)
         return self._once(key, lambda: self._products(outs, size, bias is not None, product))
 
+    def pairs(self, weight: torch.Tensor, bias: torch.Tensor | None, product: Call) -> bool:
+        """Whether torch adds up a single row in another order than one among others, and all of these in the same."""
+        if weight.dim() != 2 or weight.dtype is not torch.bfloat16:
+            return False
+        outs, size = weight.shape
+        key = ("pairs", outs, size, bias is not None, product)
+        return self._once(key, lambda: self._pairs(outs, size, bias is not None, product))
+
     def norm(self, module: Any, original: Call) -> bool:
         weight, size = module.weight, module.hidden_size
         changed = module.variance_size_override is not None or module.cast_x_before_out_mul or module.fp32_residual
@@ -112,21 +126,24 @@ class Checks:
                 self._known[key] = all(same(ours, theirs) for ours, theirs in check())
         return self._known[key]
 
+    def _pairs(self, outs: int, size: int, biased: bool, product: Call) -> Iterator[Pair]:
+        random = torch.Generator().manual_seed(size)
+        bias = torch.randn(outs, generator=random).bfloat16() if biased else None
+        x, weight = _cancelling(AMONG[-1], outs, size, random)
+        pair = product(x[:2], weight, bias)
+        alone = product(x[:1], weight, bias)
+        # Where a single row is the same as well, there is nothing to pair.
+        yield (None if same(alone, pair[:1]) else pair[:1]), pair[:1]
+        for rows in AMONG:
+            yield pair, product(x[:rows], weight, bias)[:2]
+
     def _products(self, outs: int, size: int, biased: bool, product: Call) -> Iterator[Pair]:
         random = torch.Generator().manual_seed(size)
         bias = torch.randn(outs, generator=random).bfloat16() if biased else None
         # With a whole vocabulary one comparison of each way to multiply is enough, and all there is time for.
         large = outs > LARGE
         for cancel in (True,) if large else (True, False):
-            x = torch.randn(ROWS[-1], size, generator=random).bfloat16()
-            some = torch.randn(64, size, generator=random).bfloat16()
-            if cancel:
-                # Sums of nothing but rounding errors, which show the order of the additions.
-                half = size // 2
-                x[:, half : 2 * half], some[:, half : 2 * half] = x[:, :half], -some[:, :half]
-                order = torch.randperm(size, generator=random)
-                x, some = x[:, order], some[:, order]
-            weight = some.repeat(-(-outs // 64), 1)[:outs]
+            x, weight = (_cancelling if cancel else _random)(ROWS[-1], outs, size, random)
             for rows in ROWS[:2] if large else ROWS:
                 if self.kernels.serves(rows, size):
                     yield self.kernels.linear(x[:rows], weight, bias), product(x[:rows], weight, bias)
@@ -167,6 +184,31 @@ class ExactLinearMethod(UnquantizedLinearMethod):  # type: ignore[misc]
         return super().apply(layer, x, bias)
 
 
+class PairedLinearMethod(UnquantizedLinearMethod):  # type: ignore[misc]
+    """torch's own product, in which a row that comes alone has the bits that it has among others: where processors have
+    bfloat16 instructions, oneDNN adds up more than 1,024 inputs in other blocks for a single row than for several."""
+
+    def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        if x.dim() == 2 and x.shape[0] == 1:
+            return super().apply(layer, x.repeat(2, 1), bias)[:1]
+        return super().apply(layer, x, bias)
+
+
+def _random(rows: int, outs: int, size: int, random: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    x = torch.randn(rows, size, generator=random).bfloat16()
+    some = torch.randn(64, size, generator=random).bfloat16()
+    return x, some.repeat(-(-outs // 64), 1)[:outs]
+
+
+def _cancelling(rows: int, outs: int, size: int, random: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums of nothing but rounding errors, which show the order of the additions."""
+    x, some = _random(rows, 64, size, random)
+    half = size // 2
+    x[:, half : 2 * half], some[:, half : 2 * half] = x[:, :half], -some[:, :half]
+    order = torch.randperm(size, generator=random)
+    return x[:, order], some[:, order].repeat(-(-outs // 64), 1)[:outs]
+
+
 def _logits(module: Any, checks: Checks) -> Call:
     original = module._compute_lm_head
 
@@ -175,6 +217,9 @@ def _logits(module: Any, checks: Checks) -> Call:
             weight = lm_head.weight
             if _serves(checks.kernels, hidden_states) and checks.linear(weight, None, _matmul):
                 return checks.kernels.linear(hidden_states, weight)
+            alone = hidden_states.dim() == 2 and hidden_states.shape[0] == 1
+            if alone and checks.pairs(weight, None, _matmul):
+                return original(hidden_states.repeat(2, 1), lm_head, embedding_bias, **more)[:1]
         return original(hidden_states, lm_head, embedding_bias, **more)
 
     return compute
