@@ -109,7 +109,7 @@ def test_logprobs(pair: Pair) -> None:
 
 
 KINDS = {
-    "stop strings": free(REPEATING, 20, stop=[" seven six", " six six six"]),
+    "stop strings": free(REPEATING, 20, stop=[" seven six", " six six six", " seven seven seven"]),
     "stop tokens": free(LISTING, 20, stop_token_ids=[2, 28]),
     "a least number of tokens": free(GREETING, 24, min_new_tokens=16),
     "two answers": free(LISTING, 20, n=2),
