@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,6 +59,13 @@ def flags(folder: Path) -> tuple[str, ...]:
     config = folder / "tools.toml"
     config.write_text("".join(_TOOL.format(name=name) for name in TOOL_SECONDS))
     return (*OURS, "--tool-config", str(config), "--tool-warm-slice", "128", "--enable-metrics")
+
+
+def ranks(count: int) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The flags and the environment of a server of so many ranks."""
+    if count == 1:
+        return (), VARIABLES
+    return ("--tp-size", str(count)), {**VARIABLES, "SGLANG_CPU_OMP_THREADS_BIND": "|".join(map(str, range(count)))}
 
 
 class Gate:
@@ -180,13 +187,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--sessions", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--ranks", type=int, default=1, help="that share each layer (tensor parallelism), a core each")
     parser.add_argument("--log", type=Path, help="keep the server's log here")
     arguments = parser.parse_args()
     encode, end = tokenizer()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         try:
-            with servers(Path(folder), POOL, {"ours": flags(Path(folder))}, variables=VARIABLES) as (server,):
+            parallel, variables = ranks(arguments.ranks)
+            sides: dict[str, Sequence[str]] = {"ours": (*flags(Path(folder)), *parallel)}
+            with servers(Path(folder), POOL, sides, variables=variables) as (server,):
                 soak = Soak(server.port, encode, end, seed=arguments.seed, gateway=server.gateway)
                 soak.run(arguments.sessions)
                 soak.fill()
