@@ -97,7 +97,7 @@ class Production:
         if self._arguments.quick:
             planned = list(plan.acts(wanted, self._arguments.runs, self._arguments.repetitions))
             self._shorten(plan.most_sessions(planned, seconds, QUICK_S))
-        return [self._scaled(number, rows) for number in range(len(wanted))]
+        return [self._scaled(number, setting, rows) for number, setting in enumerate(wanted)]
 
     def _shorten(self, most: int) -> None:
         """Play so many sessions a block, and say so where it is fewer than wanted."""
@@ -105,9 +105,9 @@ class Production:
             print(f"this machine is slow: {most} sessions a block are played", file=sys.stderr, flush=True)
             self._casts = [msgspec.structs.replace(cast, recordings=cast.recordings[:most]) for cast in self._casts]
 
-    def _scaled(self, number: int, rows: Sequence[Row]) -> Setting:
+    def _scaled(self, number: int, setting: Setting, rows: Sequence[Row]) -> Setting:
         """A setting with its time scales, by what it plays and how fast the model was in these rows."""
-        setting, count = self._wanted()[number], self._arguments.repetitions
+        count = self._arguments.repetitions
         casts = self._casts[number * count : (number + 1) * count]
         played = [each for cast in casts for each in cast.recordings]
         if setting.name == plan.FAST:
@@ -191,7 +191,9 @@ def _report(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
         "calls executed, writes once": sum(len(task.calls) for task in tasks),
     }
     print(json.dumps(found, indent=1))
-    command = shlex.join(["python", "-m", "bench.replay", *sys.argv[1:]])
+    # A place on this machine says nothing elsewhere.
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    command = shlex.join(["python", "-m", "bench.replay", *words])
     origin = "given" if arguments.sessions else "made up"
     if arguments.json:
         report = Report(

@@ -92,7 +92,7 @@ class Checks:
         if not _dense(weight) or (bias is not None and not _dense(bias)) or not self.kernels.takes(size):
             return False
         key = ("linear", outs, size, bias is not None, product)
-        return self._once(key, lambda: self._products(outs, size, bias is not None, product))
+        return self._once(key, lambda: _alike(self._products(outs, size, bias is not None, product)))
 
     def pairs(self, weight: torch.Tensor, bias: torch.Tensor | None, product: Call) -> bool:
         """Whether torch adds up a single row in another order than one among others, and all of these in the same."""
@@ -108,34 +108,32 @@ class Checks:
         if changed or module.override_orig_dtype is not None or not _dense(weight) or size % LANES:
             return False
         key = ("norm", size, module.variance_epsilon)
-        return self._once(key, lambda: self._norms(weight, module.variance_epsilon, original))
+        return self._once(key, lambda: _alike(self._norms(weight, module.variance_epsilon, original)))
 
     def gate(self, original: Call) -> bool:
-        return self._once("gate", lambda: self._gates(original))
+        return self._once("gate", lambda: _alike(self._gates(original)))
 
     def rotation(self, module: Any, original: Call) -> bool:
         dim, table = module.head_size, module.cos_sin_cache
         plain = type(module).forward_native is RotaryEmbedding.forward_native and module.is_neox_style
         if not plain or module.rotary_dim != dim or dim % (2 * LANES) or not _dense(table):
             return False
-        return self._once(("rotation", id(module)), lambda: self._rotations(dim, table, original))
+        return self._once(("rotation", id(module)), lambda: _alike(self._rotations(dim, table, original)))
 
-    def _once(self, key: Any, check: Callable[[], Iterator[Pair]]) -> bool:
+    def _once(self, key: Any, check: Callable[[], bool]) -> bool:
         if key not in self._known:
             with torch.no_grad():
-                self._known[key] = all(same(ours, theirs) for ours, theirs in check())
+                self._known[key] = check()
         return self._known[key]
 
-    def _pairs(self, outs: int, size: int, biased: bool, product: Call) -> Iterator[Pair]:
+    def _pairs(self, outs: int, size: int, biased: bool, product: Call) -> bool:
         random = torch.Generator().manual_seed(size)
         bias = torch.randn(outs, generator=random).bfloat16() if biased else None
         x, weight = _cancelling(AMONG[-1], outs, size, random)
         pair = product(x[:2], weight, bias)
-        alone = product(x[:1], weight, bias)
-        # Where a single row is the same as well, there is nothing to pair.
-        yield (None if same(alone, pair[:1]) else pair[:1]), pair[:1]
-        for rows in AMONG:
-            yield pair, product(x[:rows], weight, bias)[:2]
+        if same(product(x[:1], weight, bias), pair[:1]):
+            return False  # nothing to pair
+        return all(same(pair, product(x[:rows], weight, bias)[:2]) for rows in AMONG)
 
     def _products(self, outs: int, size: int, biased: bool, product: Call) -> Iterator[Pair]:
         random = torch.Generator().manual_seed(size)
@@ -260,6 +258,10 @@ def _rotation(module: Any, original: Call, kernels: Kernels) -> Call:
         return original(positions, query, key, offsets, fused_set_kv_buffer_arg)
 
     return forward
+
+
+def _alike(pairs: Iterator[Pair]) -> bool:
+    return all(same(ours, theirs) for ours, theirs in pairs)
 
 
 def same(ours: torch.Tensor | None, theirs: torch.Tensor) -> bool:

@@ -94,8 +94,9 @@ class OpenCall:
         body = text[: mark.end - 1] if mark.letter == "," else text[: mark.end]
         for ending in self._shape.likely:
             found = self._ask(body + ending)
-            if found and self._is_candidate(found.arguments, body):
-                whole = (_object(found.arguments) or {}).keys() >= set(needed)
+            value = self._new_value(found.arguments, body) if found else None
+            if found and value is not None:
+                whole = value.keys() >= set(needed)
                 self._candidate = found.arguments
                 self._emitted += whole
                 return found.arguments, whole
@@ -135,11 +136,11 @@ class OpenCall:
             return text.endswith(self._shape.after_value, self._start, mark.end)
         return self._depth == mark.depth and (not mark.opens or not needed)
 
-    def _is_candidate(self, arguments: str, body: str) -> bool:
-        if arguments == self._candidate:
-            return False
-        value = _object(arguments)
-        return value is not None and (self._shape.style != "json" or self._is_body(arguments, body + "}"))
+    def _new_value(self, arguments: str, body: str) -> dict[str, Any] | None:
+        """The arguments, where they are no candidate yet and really those that are written."""
+        if arguments == self._candidate or (self._shape.style == "json" and not self._is_body(arguments, body + "}")):
+            return None
+        return _object(arguments)
 
     def _is_body(self, arguments: str, text: str) -> bool:
         """Are these really the arguments, and not a default that stands in for ones that are still to come?"""

@@ -199,10 +199,10 @@ class MinedSession:
 
     def _make_real(self, found: _Found) -> None:
         """Put the probabilities that candidates turned out to have in place of the raw ones."""
-        best = max(found.values(), key=first, default=None)
+        best, is_saying = max(found.values(), key=first, default=None), NOW in self.state.texts
         for mark, candidate in found.items():
             p, name, arguments = candidate
-            found[mark] = (self._mined.real(name, p, candidate is best, NOW in self.state.texts), name, arguments)
+            found[mark] = (self._mined.real(name, p, candidate is best, is_saying), name, arguments)
 
     def tools(self) -> dict[str, float]:
         """The probability of each tool, of those the patterns know."""
