@@ -53,7 +53,8 @@ class ContextModel:
         """The numbers of the features that are known, each being the `mark` and what is given."""
         memo = self._memos.get(mark)
         if memo is None:
-            memo = self._memos[mark] = Memo(lambda word: self._numbers.get(words.crc(mark + word), UNKNOWN), MAX_WORDS)
+            start, known = words.crc(mark), self._numbers.get
+            memo = self._memos[mark] = Memo(lambda word: known(words.crc(word, start), UNKNOWN), MAX_WORDS)
         found = set(map(memo.__getitem__, features))
         found.discard(UNKNOWN)
         return found

@@ -4,7 +4,6 @@ An argument's table holds one block for the value itself, one for each way it is
 and one block for `none of these`.
 """
 
-import re
 from array import array
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -15,7 +14,7 @@ import numpy.typing as npt
 
 from sglang_paste.predict.memo import Memo
 from sglang_paste.predict.parts import parts_in
-from sglang_paste.predict.state import LAST, NOW, SAID, TASK, USER, State
+from sglang_paste.predict.state import LAST, NOW, SAID, TASK, USER, State, stands
 
 VALUE, WAY, ODDS, NONE = 256, 64, 8, 64
 _LAST_TOOLS = 24
@@ -24,7 +23,6 @@ MAX_LOOKS = 8192
 MAX_SAID_CHARS, MAX_LAST_CHARS = 3000, 3000
 _SAYING = 240
 _BUCKETS = (0, 1, 2, 3, 4, 4, 5, 5, 5, 6, 6, 6, 6, 6)
-_CALLED = re.compile(r"\(.*")
 RELATED = 224
 RANK = tuple(1 + _bucket for _bucket in (*_BUCKETS, 7))
 FRESH = tuple(9 + _bucket for _bucket in (*_BUCKETS, 7))
@@ -104,10 +102,10 @@ class Scene:
         known = looks[text]
         end, parts = known.end, known.parts
         named = self._state.asked(text, end)
-        if text in self._said:
-            named += 8
-        if end:
-            named += (end in self._said) + 2 * (end in self._last)
+        is_named, is_ended = stands(text, end, self._said)
+        named += 8 * is_named + is_ended
+        if end and end in self._last:
+            named += 2
         times = self._state.seen.get(text, 0)
         shared = NO_PARTS
         if parts:
@@ -116,13 +114,14 @@ class Scene:
         uttered = UNSAID
         if self._saying:
             told = len(parts & self._uttered)
-            uttered = 6 * (text in self._saying) + 3 * (end != "" and end in self._saying) + (told if told < 2 else 2)
+            is_named, is_ended = stands(text, end, self._saying)
+            uttered = 6 * is_named + 3 * is_ended + (told if told < 2 else 2)
         return named, known.look, times if times < 5 else 5, shared, uttered
 
 
 def tail(text: str) -> str:
-    """What a path or a dotted name ends in, without brackets and extension."""
-    base = _CALLED.sub("", text).rpartition("/")[2]
+    """What a path or a dotted name ends in, without brackets and extension; it stands in the text."""
+    base = text.partition("(")[0].rpartition("/")[2]
     head, _, end = base.rpartition(".")
     if "/" in text:
         return head or end

@@ -10,7 +10,7 @@ from typing import Any
 from sglang_paste.predict import extract, template
 from sglang_paste.predict.parts import parts_in
 
-MAX_RECENT = 96
+MAX_RECENT = 16
 MAX_HISTORY = 32
 MAX_CALLS = 64
 MAX_REMEMBERED_CHARS = 8192
@@ -77,7 +77,8 @@ class State:
         self.tables: dict[str, dict[str, list[dict[str, Any]]]] = {}
         self.projected: dict[Key, list[str]] = {}
         """Values made of the tables, as long as these stand."""
-        self._lists: dict[str, extract.Found] = {}
+        self.lists: dict[str, extract.Found] = {}
+        """The values of each source but `*`, by kind."""
         self._recent: dict[str, list[str]] = {}
         self._news: dict[str, list[list[str]]] = {}
         self._words: dict[str, tuple[str, frozenset[str]]] = {}
@@ -92,7 +93,7 @@ class State:
             setattr(other, name, value.copy() if isinstance(value, (dict, list)) and name != "wanted" else value)
         other.calls = [Called(call.tool, call.texts, call.outcome) for call in self.calls]
         other.used = {key: texts.copy() for key, texts in self.used.items()}
-        other._lists = {source: lists.copy() for source, lists in self._lists.items()}
+        other.lists = {source: lists.copy() for source, lists in self.lists.items()}
         other._news = {kind: news.copy() for kind, news in self._news.items()}
         return other
 
@@ -174,13 +175,13 @@ class State:
         """The values that stand there, in their order; of a history the latest first."""
         if source == ANY:
             return self._everywhere(kind)
-        lists = self._lists.get(source)
+        lists = self.lists.get(source)
         return lists.get(kind, []) if lists else []
 
     def places(self, value: str) -> list[Key]:
         """Where a value stands now. Slow: for mining."""
         found = [
-            (source, kind) for source, lists in self._lists.items() for kind, values in lists.items() if value in values
+            (source, kind) for source, lists in self.lists.items() for kind, values in lists.items() if value in values
         ]
         kinds = dict.fromkeys([*self._recent, *self._news])
         found.extend((ANY, kind) for kind in kinds if value in self._everywhere(kind))
@@ -206,8 +207,10 @@ class State:
         """Where the person named a text: 16 in the last message, 32 in the task; and 4, its end in the task."""
         found = self._asked.get(text)
         if found is None:
-            task, user = self.texts.get(TASK, "")[:MAX_ASKED_CHARS], self.texts.get(USER, "")[:MAX_ASKED_CHARS]
-            found = 16 * (text in user) + 32 * (text in task) + 4 * (end != "" and end in task)
+            task, user = self.texts.get(TASK, ""), self.texts.get(USER, "")
+            in_task, is_ended = stands(text, end, task[:MAX_ASKED_CHARS])
+            in_user = in_task if user is task else text in user[:MAX_ASKED_CHARS]
+            found = 16 * in_user + 32 * in_task + 4 * is_ended
             if len(self._asked) >= MAX_USED:
                 self._asked.clear()
             self._asked[text] = found
@@ -230,7 +233,7 @@ class State:
 
     def _hush(self) -> None:
         self.texts.pop(NOW, None)
-        self._lists.pop(NOW, None)
+        self.lists.pop(NOW, None)
 
     def _step(self, role: str) -> None:
         self._hush()
@@ -271,7 +274,7 @@ class State:
     def _take(self, source: str, found: extract.Found) -> None:
         """The values of a message replace those of the one before it from the same source."""
         self.since[source] = self.turn
-        self._lists[source] = found
+        self.lists[source] = found
 
     def _count(self, found: extract.Found) -> None:
         if len(self.seen) > MAX_NOTED:
@@ -284,15 +287,19 @@ class State:
         for kind, values in found.items():
             if values and (wanted is None or kind in wanted):
                 news = self._news.setdefault(kind, [])
-                news.append(values)
+                news.append(values[:MAX_RECENT])
                 if len(news) > MAX_NEWS:
-                    self._everywhere(kind)
+                    del news[0]
 
     def _everywhere(self, kind: str) -> list[str]:
         known = self._recent.get(kind, [])
         news = self._news.pop(kind, None)
         if news:
-            latest = dict.fromkeys(chain(*reversed(news), known))
+            latest: dict[str, None] = {}
+            for values in chain(reversed(news), (known,)):
+                latest.update(dict.fromkeys(values))
+                if len(latest) >= MAX_RECENT:
+                    break
             known = self._recent[kind] = list(islice(latest, MAX_RECENT))
         return known
 
@@ -303,7 +310,7 @@ class State:
             del texts[next(iter(texts))]
 
     def _remember(self, source: str, kind: str, value: str) -> None:
-        lists = self._lists.setdefault(source, {})
+        lists = self.lists.setdefault(source, {})
         known = lists.get(kind, [])
         if value in known:
             known = known.copy()
@@ -327,6 +334,14 @@ class Outline(State):
     def _use(self, key: Key, text: str) -> None: ...
 
     def _remember(self, source: str, kind: str, value: str) -> None: ...
+
+
+def stands(text: str, end: str, where: str) -> tuple[bool, bool]:
+    """Whether a text stands somewhere, and whether its end does, which is a part of it or nothing."""
+    if not end:
+        return text in where, False
+    is_ended = end in where
+    return is_ended and (len(end) == len(text) or text in where), is_ended
 
 
 def outcome(text: str, error: bool | None) -> str:

@@ -74,6 +74,6 @@ def value(feature: str) -> float:
     return _VALUES.get(feature[:2], 1.0)
 
 
-def crc(feature: str) -> int:
-    """The number a feature is kept under."""
-    return crc32(feature.encode("utf-8", "replace"))
+def crc(feature: str, start: int = 0) -> int:
+    """The number a feature is kept under; `start` is that of what stands before it."""
+    return crc32(feature.encode("utf-8", "replace"), start)

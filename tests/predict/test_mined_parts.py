@@ -14,7 +14,7 @@ from sglang_paste.predict.contexts import features
 from sglang_paste.predict.levels import Level
 from sglang_paste.predict.patterns import Argument
 from sglang_paste.predict.recall import Memory, Recaller
-from sglang_paste.predict.state import ANY, LAST, Outline, State, text_of
+from sglang_paste.predict.state import ANY, LAST, Outline, State, stands, text_of
 from sglang_paste.predict.ways import Way, build, explain, form_of, forward, values
 
 TEXTS = st.text(max_size=300)
@@ -37,6 +37,13 @@ TEXTS = st.text(max_size=300)
 )
 def test_tokens(text: str, kind: str, value: str) -> None:
     assert value in extract.tokens(text)[kind]
+
+
+@given(st.text("ab./( \n", max_size=8), st.text("ab./( \n", max_size=30))
+def test_a_text_stands_nowhere_without_its_end(text: str, where: str) -> None:
+    end = slots.tail(text)
+    assert end in text
+    assert stands(text, end, where) == (text in where, end != "" and end in where)
 
 
 def test_plain_words_are_no_tokens() -> None:
