@@ -1,7 +1,6 @@
 """What runs before it is asked for: admitted, started, settled, called off."""
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from time import time
@@ -35,7 +34,7 @@ class Early:
 
     Without an engine nothing runs early: then this is a plain gateway. The desk says what it runs itself:
     `authoritative` counts its runs by tool, `asked` its calls by tenant and key. `engine_load` is what the engine said
-    last, from 0 to 1.
+    last, and `cores_load` what the cores of this process are, from 0 to 1.
     """
 
     def __init__(
@@ -51,6 +50,7 @@ class Early:
         engine_alive: Callable[[], bool],
         foresee: Callable[[ToolCall, str, float, float], list[Candidate]],
         outlook: Outlook,
+        cores_load: Callable[[], float],
     ) -> None:
         self.engine_load = 0.0
         self.authoritative: Counter[str] = Counter()
@@ -67,7 +67,7 @@ class Early:
         self._engine_alive = engine_alive
         self._foresee = foresee
         self._outlook = outlook
-        self._cores = len(os.sched_getaffinity(0))
+        self._cores_load = cores_load
         self._runs: dict[int, Run] = {}
         self._settled: dict[int, anyio.Event] = {}
         self._cancelling: set[int] = set()
@@ -91,8 +91,7 @@ class Early:
         if not queued:
             return
         executing = self._ledger.executing()
-        busy = (self.authoritative.total() + len(executing)) / self._cores
-        load = Load(engine=self.engine_load, tools=min(1.0, busy))
+        load = Load(engine=self.engine_load, cores=self._cores_load())
         chosen = choose(queued, executing, self.authoritative, self._policies, self._limits, load)
         for entry in chosen:
             self._start(entry)

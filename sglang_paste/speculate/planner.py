@@ -4,22 +4,22 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from sglang_paste.config import Limits, Policy
+from sglang_paste.config import HttpTool, Limits, Policy
 from sglang_paste.speculate.budget import Usage
 from sglang_paste.speculate.entries import Entry
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """How busy things are, each from 0 (idle) to 1 (full)."""
+    """How busy the engine is, and the cores that tools run on, each from 0 (idle) to 1 (full)."""
 
     engine: float = 0.0
-    tools: float = 0.0
+    cores: float = 0.0
 
 
-def price(limits: Limits, load: Load) -> float:
-    """What a wasted second costs in seconds of somebody's waiting, between `limits.price` by load."""
+def price(limits: Limits, *loads: float) -> float:
+    """What a wasted second costs in seconds of somebody's waiting, between `limits.price` by the highest of loads."""
     idle, full = limits.price
-    return idle + (full - idle) * min(1.0, max(0.0, load.engine, load.tools))
+    return idle + (full - idle) * min(1.0, max((0.0, *loads)))
 
 
 def utility(probability: float, run_time: float, claimed_in: float, price: float) -> float:
@@ -36,18 +36,26 @@ def choose(
     load: Load,
 ) -> list[Entry]:
     """The entries to start now, best first. `authoritative` counts the running authoritative calls by tool, joined
-    entries not among them.
+    entries not among them. A tool is as busy as its `concurrency` is used up, and one that may run on this machine as
+    its cores are.
 
     The median stands for the expected run time, and the expected time until a call is claimed does not shrink while
     it waits: that it was not claimed so far says nothing about when it will be.
     """
-    cost = price(limits, load)
-    gains = [(utility(each.probability, each.run_time.p50, each.claimed_in, cost), each) for each in queued]
+
+    def cost(policy: Policy, busy: int) -> float:
+        cores = 0.0 if isinstance(policy, HttpTool) else load.cores
+        return price(limits, load.engine, cores, busy / policy.concurrency)
+
     usage = Usage(executing, authoritative)
+    gains = [
+        (utility(each.probability, each.run_time.p50, each.claimed_in, cost(policy, usage.busy[each.tool])), each)
+        for each in queued
+        if (policy := policies.get(each.tool)) is not None
+    ]
     chosen = []
     for gain, entry in sorted(gains, key=lambda pair: (-pair[0], pair[1].id)):
-        policy = policies.get(entry.tool)
-        if gain > 0 and policy is not None and usage.has_room(entry, policy, limits):
+        if gain > 0 and usage.has_room(entry, policies[entry.tool], limits):
             usage.add(entry)
             chosen.append(entry)
     return chosen

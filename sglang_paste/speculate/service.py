@@ -41,6 +41,7 @@ from sglang_paste.observe.metrics import Metrics
 from sglang_paste.observe.spans import Spans
 from sglang_paste.predict import Predictors
 from sglang_paste.speculate.budget import effective_limits
+from sglang_paste.speculate.cores import Cores
 from sglang_paste.speculate.desk import ToolDesk
 from sglang_paste.speculate.drafts import Drafting, Learning
 from sglang_paste.speculate.early import Early
@@ -76,6 +77,7 @@ class Service:
         tasks: TaskGroup,
         clock: Callable[[], float] = time.monotonic,
         *,
+        cores_load: Callable[[], float] | None = None,
         warms: bool = True,
         drafts: bool = True,
     ) -> None:
@@ -104,6 +106,7 @@ class Service:
             self.engine_alive,
             learning.foresee,
             self._outlook,
+            cores_load or Cores(clock).busy,
         )
         self.desk = ToolDesk(
             tools,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sglang_paste.calls import SessionId, TenantId
-from sglang_paste.config import Limits, Policy
+from sglang_paste.config import HttpTool, Limits, Policy
 from sglang_paste.predict.base import RunTime
 from sglang_paste.speculate.budget import Usage, effective_limits, to_preempt, to_supersede
 from sglang_paste.speculate.entries import Entry, State
@@ -73,12 +73,30 @@ def test_utility(probability: float, run_time: float, claimed_in: float, cost: f
     assert utility(probability, run_time, claimed_in, cost) == pytest.approx(expected)
 
 
-def test_the_price_rises_with_the_busier_of_both() -> None:
+def test_the_price_rises_with_the_highest_load() -> None:
     limits = Limits(price=(0.02, 0.20))
-    assert price(limits, IDLE) == 0.02
-    assert price(limits, Load(engine=0.5)) == pytest.approx(0.11)
-    assert price(limits, Load(engine=0.1, tools=1.0)) == pytest.approx(0.20)
-    assert price(limits, Load(engine=7.0, tools=-1.0)) == pytest.approx(0.20)
+    assert price(limits) == price(limits, 0.0, 0.0) == 0.02
+    assert price(limits, 0.5, 0.0) == pytest.approx(0.11)
+    assert price(limits, 0.1, 1.0) == pytest.approx(0.20)
+    assert price(limits, 7.0, -1.0) == pytest.approx(0.20)
+
+
+@pytest.mark.parametrize(
+    ("policy", "load", "running", "starts"),
+    [
+        (POLICY, Load(cores=1.0), 0, False),
+        (POLICY, Load(cores=0.3), 0, True),
+        (HttpTool(url="http://elsewhere/", concurrency=3), Load(cores=1.0), 0, True),
+        (HttpTool(url="http://elsewhere/", concurrency=3), Load(), 2, False),
+        (HttpTool(url="http://elsewhere/", concurrency=30), Load(), 2, True),
+        (HttpTool(url="http://elsewhere/", concurrency=30), Load(engine=1.0), 0, False),
+    ],
+)
+def test_a_doubtful_run_waits_where_what_it_would_run_on_is_busy(
+    policy: Policy, load: Load, running: int, starts: bool
+) -> None:
+    entry = make_entry(probability=0.3, run_time=20.0, claimed_in=4.5)
+    assert choose([entry], [], {"read": running}, {"read": policy}, Limits(), load) == [entry] * starts
 
 
 def test_the_most_useful_run_first() -> None:
@@ -182,10 +200,14 @@ def test_a_far_likelier_call_takes_the_place_of_a_doubtful_one() -> None:
 def test_choices_stay_in_the_budget_and_pay(
     queued: list[Entry], executing: list[Entry], limits: Limits, own: dict[str, int], engine: float
 ) -> None:
-    load = Load(engine=engine)
-    chosen = choose(queued, executing, own, POLICIES, limits, load)
-    cost = price(limits, load)
-    gains = [utility(each.probability, each.run_time.p50, each.claimed_in, cost) for each in chosen]
+    chosen = choose(queued, executing, own, POLICIES, limits, Load(engine=engine))
+    usage = Usage(executing, own)
+
+    def gain_of(each: Entry) -> float:
+        cost = price(limits, engine, usage.busy[each.tool] / POLICY.concurrency)
+        return utility(each.probability, each.run_time.p50, each.claimed_in, cost)
+
+    gains = [gain_of(each) for each in chosen]
     assert gains == sorted(gains, reverse=True)
     assert all(gain > 0 for gain in gains)
     before, after = Usage(executing, own), Usage([*executing, *chosen], own)
@@ -196,5 +218,4 @@ def test_choices_stay_in_the_budget_and_pay(
         assert after.busy[entry.tool] <= POLICY.concurrency
     left = [each for each in queued if each not in chosen and each.tool in POLICIES]
     for each in left:
-        gain = utility(each.probability, each.run_time.p50, each.claimed_in, cost)
-        assert gain <= 0 or not after.has_room(each, POLICY, limits), "room was left unused"
+        assert gain_of(each) <= 0 or not after.has_room(each, POLICY, limits), "room was left unused"

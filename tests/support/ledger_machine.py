@@ -191,9 +191,7 @@ class Machine(RuleBasedStateMachine):
     def start(self, engine: float) -> None:
         self.now += 1
         own = Counter(each.asked.tool for each in self.own)
-        chosen = choose(
-            self.ledger.queued(), self.ledger.executing(), own, POLICIES, LIMITS, Load(engine=engine, tools=0.0)
-        )
+        chosen = choose(self.ledger.queued(), self.ledger.executing(), own, POLICIES, LIMITS, Load(engine=engine))
         for entry in chosen:
             self.ledger.started(entry, self.now)
             self.specs[entry.id].began = self.now

@@ -205,7 +205,7 @@ async def house(folder: Path, tools: FakeTools, limits: Limits | None = None) ->
     config = ToolConfig(limits=limits or Limits())
     with contextlib.closing(bus), contextlib.closing(Journal(folder / "journal.sqlite")) as journal:
         async with anyio.create_task_group() as tasks:
-            service = Service(tools, Known(tools), config, None, bus, learning, journal, tasks)
+            service = Service(tools, Known(tools), config, None, bus, learning, journal, tasks, cores_load=lambda: 0.0)
             service.start()
             yield House(service, bus, tools, learning, journal)
             service.close()

@@ -59,7 +59,7 @@ def simulate(
     checked = tuple(validate(rows, pool=pool, limits=LIMITS))
     foresight = shapes.measured(rows) or shapes.ASSUMED
     sessions = random.Random(0).sample(sessions, min(len(sessions), SESSIONS)) or shapes.made_up(SESSIONS)
-    options = Options(policies=shapes.policies(sessions), limits=MANY, capacity=4096, gated=True)
+    options = Options(policies=shapes.policies(sessions), limits=MANY, gated=True)
     service = h100_8b()
     points: list[Point] = []
     for point in over_load(sessions, service, options, foresight, loads):

@@ -23,12 +23,11 @@ FARTHEST = 4
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What the launcher would be told. `capacity` is how many tools run at once before they are called busy. `gated`:
-    a step has drafts only where they pay, which the steps of rows that were measured have in them already."""
+    """What the launcher would be told. `gated`: a step has drafts only where they pay; the steps of rows that were
+    measured have that in them already."""
 
     policies: dict[str, Policy]
     limits: Limits = Limits()
-    capacity: int = 8
     warm_slice: int = SLICE_TOKENS
     gated: bool = False
 
@@ -48,7 +47,6 @@ class Server:
             options.limits,
             self._tell,
             lambda: self.engine.load,
-            options.capacity,
             warms=features.warm,
         )
         self._env = env

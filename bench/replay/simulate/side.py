@@ -30,7 +30,7 @@ Process = Generator[simpy.Event, Any, None]
 
 class Side:
     """What early runs and the gateway's calls come to. `early` are the entries of all that ran early, `busy` the
-    seconds of all tools at work. `capacity` is how many of them may be at work before they are called busy."""
+    seconds of all tools at work. Tools wait and take nothing of the cores."""
 
     def __init__(
         self,
@@ -40,7 +40,6 @@ class Side:
         limits: Limits,
         tell: Callable[[Sequence[EngineDirective]], None],
         load: Callable[[], float],
-        capacity: int,
         *,
         warms: bool,
     ) -> None:
@@ -53,7 +52,6 @@ class Side:
         self._policies = policies
         self._limits = limits
         self._load = load
-        self._capacity = capacity
         self._authoritative: Counter[str] = Counter()
         self._asked: set[str] = set()
         self._runs: dict[int, simpy.Process] = {}
@@ -114,8 +112,7 @@ class Side:
         if not queued:
             return
         executing = self.ledger.executing()
-        busy = (self._authoritative.total() + len(executing)) / self._capacity
-        load = Load(engine=self._load(), tools=min(1.0, busy))
+        load = Load(engine=self._load())
         chosen = choose(queued, executing, self._authoritative, self._policies, self._limits, load)
         for entry in chosen:
             self.ledger.started(entry, now)

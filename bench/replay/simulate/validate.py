@@ -1,6 +1,5 @@
 """The model beside the real run that its times were measured in."""
 
-import os
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -36,9 +35,8 @@ Played = dict[Place, tuple[list[Task], Block]]
 
 
 def validate(rows: Sequence[Row], *, pool: int, limits: Limits) -> list[Checked]:
-    """Simulate every block of the rows with the service times of its model, on a machine with as many cores as here."""
+    """Simulate every block of the rows with the service times of its model."""
     played = by_place(rows)
-    cores = len(os.sched_getaffinity(0))
     models = {place.setting.model for place in played}
     known = {
         model: services({p: each for p, each in played.items() if p.setting.model == model}, pool) for model in models
@@ -47,7 +45,7 @@ def validate(rows: Sequence[Row], *, pool: int, limits: Limits) -> list[Checked]
     for place, (tasks, block) in played.items():
         service = known[place.setting.model].get(place.run)
         if service is not None:
-            options = Options(policies=observe.policies(tasks), limits=limits, capacity=cores, warm_slice=WARM)
+            options = Options(policies=observe.policies(tasks), limits=limits, warm_slice=WARM)
             simulated = play(place, observe.queues(tasks, block, place.repetition), service, options)
             times = {row.session: row.task_s for row in simulated if isinstance(row, Task)}
             pairs = found.setdefault((place.setting, place.run), [])
