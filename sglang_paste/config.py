@@ -110,7 +110,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     speculative: int = 4
     per_session: int = 2
     per_tool: int = 2
-    minimum_probability: float = 0.2
+    minimum_probability: float = 0.1
     price: tuple[float, float] = (0.02, 0.20)
     result_ttl_s: float = 120.0
     results_bytes: int = 256 * 1024 * 1024

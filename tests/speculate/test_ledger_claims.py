@@ -233,7 +233,7 @@ def test_what_may_not_run_early_is_refused_with_a_reason(ledger: Ledger) -> None
         assert refusal.reason == "policy"
         assert words in refusal.detail
     assert refused(ledger, make_candidate("nonesuch")) == "unknown tool"
-    assert refused(ledger, make_candidate(probability=0.19)) == "improbable"
+    assert refused(ledger, make_candidate(probability=0.09)) == "improbable"
     assert refused(ledger, make_candidate(probability=float("nan"))) == "improbable"
 
 

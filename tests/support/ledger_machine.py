@@ -152,7 +152,7 @@ class Machine(RuleBasedStateMachine):
         session=st.sampled_from(SESSIONS),
         tool=st.sampled_from((*EARLY, "shell")),
         x=st.integers(0, 1),
-        probability=st.sampled_from((0.1, 0.6, 0.9)),
+        probability=st.sampled_from((0.05, 0.6, 0.9)),
         source=st.sampled_from(("stream", "pattern")),
     )
     def predict(self, tenant: str, session: str, tool: str, x: int, probability: float, source: Any) -> None:
@@ -184,7 +184,7 @@ class Machine(RuleBasedStateMachine):
         entry = self.ledger.admit(candidate, self.now)
         if isinstance(entry, Entry):
             assert tool in EARLY
-            assert probability > 0.2
+            assert probability >= LIMITS.minimum_probability
             self.specs[entry.id] = Spec(entry)
 
     @rule(engine=st.sampled_from((0.0, 1.0)))
