@@ -114,9 +114,13 @@ class Soak:
 
     def run(self, sessions: int, *, at_once: int = AT_ONCE) -> None:
         """Play them all. Raises SystemExit for an answer that is missing or wrong."""
+        step, began = max(1, sessions // 10), time.monotonic()
         with ThreadPoolExecutor(at_once) as pool:
-            for done in [pool.submit(self._session, number) for number in range(sessions)]:
+            for number, done in enumerate([pool.submit(self._session, each) for each in range(sessions)], start=1):
                 done.result()
+                if number % step == 0:
+                    told = f"{number} of {sessions} sessions; {time.monotonic() - began:.0f} s"
+                    print(told, file=sys.stderr, flush=True)
         self._flush()
 
     def fill(self) -> None:

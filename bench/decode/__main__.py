@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from bench.cpu import record
-from bench.decode import lossless
+from bench.decode import lossless, together
 from bench.decode.cases import CONTEXT, QUICK_CONTEXT, Case, Format, cases, made_up, recorded
 from bench.decode.offered import Offering, without_predictions
 from bench.decode.play import Played, play, warm
@@ -62,6 +62,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="where to write every row and the summary")
     parser.add_argument("--sweep", action="store_true", help="only compare settings of stock's NGRAM on the calls")
     parser.add_argument("--lossless", action="store_true", help="only compare greedy answers with stock's")
+    parser.add_argument("--together", type=int, nargs="*", metavar="N", help="only compare prose, N answers at once")
     parser.add_argument("--prompts", type=int, default=200, help="how many of them (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
@@ -69,6 +70,11 @@ def main() -> int:
         if arguments.lossless:
             return lossless.run(Path(folder), {side: SIDES[side] for side in ("stock", "ours")}, arguments.prompts)
         form = Format(tokenizer())
+        if arguments.together is not None:
+            pair = {side: SIDES[side] for side in ("stock", "ours")}
+            ratios = together.run(Path(folder), form, pair, arguments.together or together.COUNTS)
+            record.append("decode", {"together": ratios})
+            return 0
         work = prepare(form, arguments.sessions, random.Random(arguments.seed), quick=arguments.quick)
         print(
             f"{work.calls} calls of {len(work.sessions)} sessions; the predictor knew {work.hits} of them", flush=True

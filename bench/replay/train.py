@@ -66,7 +66,8 @@ def mined(train: Sequence[Session], k: int = 5) -> Path | None:
     """Their patterns; kept, so that the same sessions are mined once. None where there is nothing to learn."""
     if not any(turn.tool_calls for session in train for turn in session.turns):
         return None
-    digest = hashlib.blake2b(b"".join(sorted(map(recording_key, train))) + bytes([k]), digest_size=12).hexdigest()
+    what = b"".join([*sorted(map(recording_key, train)), bytes([k, patternfile.VERSION])])
+    digest = hashlib.blake2b(what, digest_size=12).hexdigest()
     path = CACHE / f"{digest}.patterns"
     if not path.exists():
         CACHE.mkdir(parents=True, exist_ok=True)

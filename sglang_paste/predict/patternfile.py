@@ -12,7 +12,7 @@ import msgspec
 from sglang_paste.errors import ConfigError
 
 MAGIC = b"sglang-paste patterns\n"
-VERSION = 4
+VERSION = 5
 MAX_BYTES = 256 * 1024 * 1024
 _HEADER = struct.Struct("<IQ32s")  # version, bytes of the body, SHA-256 over all but itself
 
