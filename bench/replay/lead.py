@@ -1,5 +1,5 @@
-"""`python -m bench.replay.lead --sessions PATH…`: what early runs can take off the tools' time, by how likely
-a call has to be for one, and by what a wasted second costs.
+"""`python -m bench.replay.lead --sessions PATH…`: what early runs can take off the tools' time, by how likely a
+call has to be for one, and by what a wasted second costs.
 
 Nothing is served: half of the tasks are mined, of the other half sessions are gone through one at a time, with the time
 that the model would take for what it says, without drafts, and tools scaled to half of all time. Only the first call of
@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from bench.replay.effects import effect_of, key_of
-from bench.replay.plan import first_scales
+from bench.replay.plan import ANSWER_S, CHARACTER_S, first_scales
 from bench.replay.recording import Answer, Recording, Wanted, choose, read, record
 from bench.replay.servers import LIMITS
 from sglang_paste.mine.learn import Miner
@@ -24,7 +24,6 @@ from sglang_paste.mine.split import Split
 from sglang_paste.predict.mined import Mined, MinedSession
 from sglang_paste.speculate.planner import price, utility
 
-ANSWER_S, CHARACTER_S = 0.15, 0.002
 NAMED_CHARS, FRAME_CHARS = 15, 40
 OFFERED = 5
 THRESHOLDS, LOADS = (0.2, 0.1, 0.05, 0.0), (1.0, 0.5, 0.0)

@@ -14,7 +14,7 @@ FAST_SHARE = 0.5  # of the time of a block whose tools take half of it
 LEAST = 3
 CONTROLS: tuple[Run, ...] = ("same", "wrong")
 # Before anything was measured: seconds of the model for an answer, and for each of its characters.
-_ANSWER_S, _CHARACTER_S = 0.15, 0.002
+ANSWER_S, CHARACTER_S = 0.15, 0.002
 
 
 class Act(msgspec.Struct, frozen=True):
@@ -109,7 +109,7 @@ def _by_domain(recordings: Sequence[Recording]) -> dict[str, list[Recording]]:
 
 
 def _model_s(each: Recording) -> float:
-    return _ANSWER_S * len(each.answers) + _CHARACTER_S * each.said_chars
+    return ANSWER_S * len(each.answers) + CHARACTER_S * each.said_chars
 
 
 def _tools_s(recordings: Sequence[Recording]) -> float:

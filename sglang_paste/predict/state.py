@@ -289,7 +289,7 @@ class State:
                 news = self._news.setdefault(kind, [])
                 news.append(values[:MAX_RECENT])
                 if len(news) > MAX_NEWS:
-                    del news[0]
+                    self._everywhere(kind)
 
     def _everywhere(self, kind: str) -> list[str]:
         known = self._recent.get(kind, [])
