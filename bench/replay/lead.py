@@ -70,17 +70,14 @@ def main() -> int:
     for source, found in sorted(tested.items()):
         random.Random(source).shuffle(found)
         played = choose(map(record, found[: 10 * arguments.per_source]), Wanted(arguments.per_source))
-        chances = [chance for each in played for chance in chances_of(mined, each, _scale(played))]
+        scale = next(iter(first_scales(played).values()), 1.0)
+        chances = [chance for each in played for chance in chances_of(mined, each, scale)]
         for load in LOADS if chances else ():
             cost = price(LIMITS, load)
             cells = [(least, gain(chances, least, cost)) for least in THRESHOLDS]
             told = "".join(f"  {least:4}: {100 * got.saved:5.1f} ({got.waste:4.1f})" for least, got in cells)
             print(f"{source:20}{len(chances):7}  price {cost:.2f}{told}", flush=True)
     return 0
-
-
-def _scale(played: Sequence[Recording]) -> float:
-    return next(iter(first_scales(played).values()), 1.0)
 
 
 def chances_of(mined: Mined, each: Recording, scale: float) -> Iterator[Chance]:
@@ -107,10 +104,9 @@ def _moments(session: MinedSession, answer: Answer) -> list[tuple[float, list[Gu
 
     def guessed(tool: str | None = None) -> list[Guess]:
         return [
-            Guess(key, found.probability, key == right and effect_of(call.tool, call.arguments) != "write")
+            Guess(key := key_of(found.tool, found.arguments), found.probability, key == right)
             for found in session.candidates(OFFERED, tool)
             if effect_of(found.tool, found.arguments) != "write"
-            for key in [key_of(found.tool, found.arguments)]
         ]
 
     moments = [(ANSWER_S + CHARACTER_S * (len(answer.content) + FRAME_CHARS + written), guessed())]
