@@ -13,7 +13,7 @@ from sglang_paste.predict import slots
 from sglang_paste.predict.contexts import Floats
 from sglang_paste.predict.memo import Memo
 from sglang_paste.predict.patterns import Argument
-from sglang_paste.predict.state import ANY, State
+from sglang_paste.predict.state import State
 from sglang_paste.predict.ways import JOINED, PLAIN, Way, built_form, stem, values
 
 MAX_HEAD = 5
@@ -119,27 +119,22 @@ class _WeighedWay:
     """One way with its weights: what the ranks of a list add is summed once for each size and for which of its values
     were used before."""
 
-    __slots__ = ("_joined", "_kind", "_listed", "_lists", "_source", "_sums", "_way", "_weights")
+    __slots__ = ("_joined", "_kind", "_listed", "_source", "_sums", "_way", "_weights")
 
     def __init__(self, way: Way, weights: Floats) -> None:
         self._way = way
         self._source, self._kind = way.source, way.kind
         self._joined = way.form if way.form in JOINED else ""
         self._listed = way.form in PLAIN or way.form in JOINED
-        self._lists = self._listed and way.source != ANY
         self._weights = array("f", weights)
         self._sums: Memo[tuple[int, tuple[bool, ...]], list[float]] = Memo(self._summed, MAX_SUMS)
 
     def add(self, state: State, used: dict[str, tuple[int, int]], tool: int, found: dict[str, float]) -> None:
         """Add the scores of the way's values to what was found."""
-        if self._lists:
-            here = state.lists.get(self._source)
-            listed = here.get(self._kind) if here else None
-        else:
-            listed = state.values(self._source, self._kind) if self._listed else values(self._way, state)
-        if not listed:
-            return
+        listed = state.values(self._source, self._kind) if self._listed else values(self._way, state)
         size = len(listed)
+        if not size:
+            return
         texts = listed if size <= _HEADS else [*listed[:MAX_HEAD], listed[-1]]
         if self._joined:
             start = stem(state, self._joined)

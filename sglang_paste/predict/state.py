@@ -77,8 +77,7 @@ class State:
         self.tables: dict[str, dict[str, list[dict[str, Any]]]] = {}
         self.projected: dict[Key, list[str]] = {}
         """Values made of the tables, as long as these stand."""
-        self.lists: dict[str, extract.Found] = {}
-        """The values of each source but `*`, by kind."""
+        self._lists: dict[str, extract.Found] = {}
         self._recent: dict[str, list[str]] = {}
         self._news: dict[str, list[list[str]]] = {}
         self._words: dict[str, tuple[str, frozenset[str]]] = {}
@@ -93,7 +92,7 @@ class State:
             setattr(other, name, value.copy() if isinstance(value, (dict, list)) and name != "wanted" else value)
         other.calls = [Called(call.tool, call.texts, call.outcome) for call in self.calls]
         other.used = {key: texts.copy() for key, texts in self.used.items()}
-        other.lists = {source: lists.copy() for source, lists in self.lists.items()}
+        other._lists = {source: lists.copy() for source, lists in self._lists.items()}
         other._news = {kind: news.copy() for kind, news in self._news.items()}
         return other
 
@@ -175,13 +174,13 @@ class State:
         """The values that stand there, in their order; of a history the latest first."""
         if source == ANY:
             return self._everywhere(kind)
-        lists = self.lists.get(source)
+        lists = self._lists.get(source)
         return lists.get(kind, []) if lists else []
 
     def places(self, value: str) -> list[Key]:
         """Where a value stands now. Slow: for mining."""
         found = [
-            (source, kind) for source, lists in self.lists.items() for kind, values in lists.items() if value in values
+            (source, kind) for source, lists in self._lists.items() for kind, values in lists.items() if value in values
         ]
         kinds = dict.fromkeys([*self._recent, *self._news])
         found.extend((ANY, kind) for kind in kinds if value in self._everywhere(kind))
@@ -233,7 +232,7 @@ class State:
 
     def _hush(self) -> None:
         self.texts.pop(NOW, None)
-        self.lists.pop(NOW, None)
+        self._lists.pop(NOW, None)
 
     def _step(self, role: str) -> None:
         self._hush()
@@ -274,7 +273,7 @@ class State:
     def _take(self, source: str, found: extract.Found) -> None:
         """The values of a message replace those of the one before it from the same source."""
         self.since[source] = self.turn
-        self.lists[source] = found
+        self._lists[source] = found
 
     def _count(self, found: extract.Found) -> None:
         if len(self.seen) > MAX_NOTED:
@@ -310,7 +309,7 @@ class State:
             del texts[next(iter(texts))]
 
     def _remember(self, source: str, kind: str, value: str) -> None:
-        lists = self.lists.setdefault(source, {})
+        lists = self._lists.setdefault(source, {})
         known = lists.get(kind, [])
         if value in known:
             known = known.copy()
