@@ -125,6 +125,7 @@ class Catalog:
             parameters=tool.parameters or {"type": "object"},
             policy=tool,
             kind="command" if isinstance(tool, CommandTool) else "http",
+            remote=isinstance(tool, HttpTool),
         )
         self._offers[name] = Offer(info, f"tools.{name}")
 

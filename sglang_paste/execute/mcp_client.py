@@ -190,9 +190,8 @@ class McpExecutor:
             if name in offers or len(name) > 64:
                 fault = "is longer than 64 characters" if len(name) > 64 else "comes twice"
                 raise ConfigError(f"{where}: the tool name {name} {fault}; choose with only = [...]")
-            offers[name] = Offer(
-                _info(name, tool, self._server.tools.get(tool.name, Policy())), f"{where}: {tool.name}"
-            )
+            info = _info(name, tool, self._server.tools.get(tool.name, Policy()), self._server.url is not None)
+            offers[name] = Offer(info, f"{where}: {tool.name}")
             remote[name] = tool.name
         self.offers, self._remote = offers, remote
 
@@ -280,7 +279,7 @@ async def _stop(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-def _info(name: str, tool: types.Tool, policy: Policy) -> ToolInfo:
+def _info(name: str, tool: types.Tool, policy: Policy, remote: bool) -> ToolInfo:
     return ToolInfo(
         name=name,
         description=tool.description or tool.title or "",
@@ -288,6 +287,7 @@ def _info(name: str, tool: types.Tool, policy: Policy) -> ToolInfo:
         policy=policy,
         kind="mcp",
         hints=_hints(tool.annotations),
+        remote=remote,
     )
 
 

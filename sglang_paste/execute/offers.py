@@ -13,7 +13,7 @@ Kind = Literal["python", "command", "mcp", "http"]
 
 class ToolInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A tool as it is offered. `parameters` is the JSON Schema of its arguments; `hints` are what an MCP server says
-    of its own tool, for the operator to read and never a permission."""
+    of its own tool, for the operator to read and never a permission. A `remote` one takes no core of this machine."""
 
     name: str
     description: str
@@ -21,6 +21,7 @@ class ToolInfo(msgspec.Struct, frozen=True, kw_only=True):
     policy: Policy
     kind: Kind
     hints: tuple[str, ...] = ()
+    remote: bool = False
 
 
 class Offer:

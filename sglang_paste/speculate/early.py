@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Container, Coroutine, Iterable, Mapping
 from time import time
 from typing import Any
 
@@ -42,6 +42,7 @@ class Early:
         ledger: Ledger,
         tools: Tools,
         policies: Mapping[str, Policy],
+        remote: Container[str],
         limits: Limits,
         journal: Journal,
         recorder: Recorder,
@@ -58,6 +59,7 @@ class Early:
         self._ledger = ledger
         self._tools = tools
         self._policies = policies
+        self._remote = remote
         self._limits = limits
         self._journal = journal
         self._recorder = recorder
@@ -92,7 +94,7 @@ class Early:
             return
         executing = self._ledger.executing()
         load = Load(engine=self.engine_load, cores=self._cores_load())
-        chosen = choose(queued, executing, self.authoritative, self._policies, self._limits, load)
+        chosen = choose(queued, executing, self.authoritative, self._policies, self._limits, load, self._remote)
         for entry in chosen:
             self._start(entry)
         left = [entry for entry in queued if entry not in chosen]

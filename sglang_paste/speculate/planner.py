@@ -1,10 +1,10 @@
 """Which queued calls are worth running early, now."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 import msgspec
 
-from sglang_paste.config import HttpTool, Limits, Policy
+from sglang_paste.config import Limits, Policy
 from sglang_paste.speculate.budget import Usage
 from sglang_paste.speculate.entries import Entry
 
@@ -34,22 +34,23 @@ def choose(
     policies: Mapping[str, Policy],
     limits: Limits,
     load: Load,
+    remote: Container[str] = (),
 ) -> list[Entry]:
     """The entries to start now, best first. `authoritative` counts the running authoritative calls by tool, joined
-    entries not among them. A tool is as busy as its `concurrency` is used up, and one that may run on this machine as
-    its cores are.
+    entries not among them. A tool is as busy as its `concurrency` is used up, and unless it is `remote` as the cores
+    of this machine are.
 
     The median stands for the expected run time, and the expected time until a call is claimed does not shrink while
     it waits: that it was not claimed so far says nothing about when it will be.
     """
 
-    def cost(policy: Policy, busy: int) -> float:
-        cores = 0.0 if isinstance(policy, HttpTool) else load.cores
-        return price(limits, load.engine, cores, busy / policy.concurrency)
+    def cost(tool: str, policy: Policy) -> float:
+        cores = 0.0 if tool in remote else load.cores
+        return price(limits, load.engine, cores, usage.busy[tool] / policy.concurrency)
 
     usage = Usage(executing, authoritative)
     gains = [
-        (utility(each.probability, each.run_time.p50, each.claimed_in, cost(policy, usage.busy[each.tool])), each)
+        (utility(each.probability, each.run_time.p50, each.claimed_in, cost(each.tool, policy)), each)
         for each in queued
         if (policy := policies.get(each.tool)) is not None
     ]

@@ -98,6 +98,7 @@ class Service:
             self._ledger,
             tools,
             known.policies,
+            known.remote,
             limits,
             journal,
             self._recorder,

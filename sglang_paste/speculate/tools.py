@@ -29,22 +29,26 @@ class Tools(Protocol):
 
 
 class Known:
-    """What is known of the tools there are now, in mappings that others hold on to."""
+    """What is known of the tools there are now, in collections that others hold on to."""
 
     def __init__(self, tools: Tools) -> None:
         self.policies: dict[str, Policy] = {}
         self.shapes: dict[str, ToolShape] = {}
+        self.remote: set[str] = set()
         self._tools = tools
         self.refresh()
 
     def refresh(self) -> None:
-        """Bring both in line with the tools."""
+        """Bring them in line with the tools."""
         current = {tool.name: tool for tool in self._tools.tools()}
         for name in self.policies.keys() - current.keys():
             del self.policies[name], self.shapes[name]
+        self.remote.clear()
         for name, tool in current.items():
             self.policies[name] = tool.policy
             self.shapes[name] = _shape(tool)
+            if tool.remote:
+                self.remote.add(name)
 
 
 def with_inert(tool: ToolInfo, arguments: Arguments) -> Arguments:

@@ -85,6 +85,7 @@ def test_over_http(bench: Bench) -> None:
         try:
             assert catalog.why_not_early("probe__point")
             assert catalog.why_not_early("probe__echo") is None
+            assert catalog.tool("probe__echo").remote
             assert (await launch(catalog, "probe__echo", text="x").wait()).content == "x"
             server.kill()
             await server.wait()

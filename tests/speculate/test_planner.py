@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sglang_paste.calls import SessionId, TenantId
-from sglang_paste.config import HttpTool, Limits, Policy
+from sglang_paste.config import Limits, Policy
 from sglang_paste.predict.base import RunTime
 from sglang_paste.speculate.budget import Usage, effective_limits, to_preempt, to_supersede
 from sglang_paste.speculate.entries import Entry, State
@@ -82,21 +82,23 @@ def test_the_price_rises_with_the_highest_load() -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "load", "running", "starts"),
+    ("remote", "concurrency", "load", "running", "starts"),
     [
-        (POLICY, Load(cores=1.0), 0, False),
-        (POLICY, Load(cores=0.3), 0, True),
-        (HttpTool(url="http://elsewhere/", concurrency=3), Load(cores=1.0), 0, True),
-        (HttpTool(url="http://elsewhere/", concurrency=3), Load(), 2, False),
-        (HttpTool(url="http://elsewhere/", concurrency=30), Load(), 2, True),
-        (HttpTool(url="http://elsewhere/", concurrency=30), Load(engine=1.0), 0, False),
+        (False, 3, Load(cores=1.0), 0, False),
+        (False, 3, Load(cores=0.3), 0, True),
+        (True, 3, Load(cores=1.0), 0, True),
+        (True, 3, Load(), 2, False),
+        (True, 30, Load(), 2, True),
+        (True, 30, Load(engine=1.0), 0, False),
     ],
 )
 def test_a_doubtful_run_waits_where_what_it_would_run_on_is_busy(
-    policy: Policy, load: Load, running: int, starts: bool
+    remote: bool, concurrency: int, load: Load, running: int, starts: bool
 ) -> None:
     entry = make_entry(probability=0.3, run_time=20.0, claimed_in=4.5)
-    assert choose([entry], [], {"read": running}, {"read": policy}, Limits(), load) == [entry] * starts
+    policies = {"read": Policy(effect="read", speculate=True, observes="local", concurrency=concurrency)}
+    elsewhere = {"read"} if remote else set()
+    assert choose([entry], [], {"read": running}, policies, Limits(), load, elsewhere) == [entry] * starts
 
 
 def test_the_most_useful_run_first() -> None:
