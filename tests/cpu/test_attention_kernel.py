@@ -1,7 +1,5 @@
 """The compiled attention of single queries against torch's, bit for bit."""
 
-from collections.abc import Iterator
-
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -15,16 +13,9 @@ from sglang_paste.patches.cpu.attention_math import attend
 
 pytestmark = [
     pytest.mark.host,
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.skipif(CAPABILITY not in compiled.ATTENTION, reason="torch does not use AVX2 on this processor"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

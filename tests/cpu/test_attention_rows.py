@@ -3,7 +3,6 @@
 import ctypes
 import os
 import warnings
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,17 +21,10 @@ with warnings.catch_warnings():
 
 pytestmark = [
     pytest.mark.host,
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.skipif(not torch.cpu._is_avx2_supported(), reason="this processor has no AVX2"),
 ]
 SHAPE = (6, 2, 64, 0.125)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -24,16 +24,8 @@ with warnings.catch_warnings():
     from sglang_paste.patches.cpu import exact, exact_modules
     from sglang_paste.patches.cpu.kernels import Kernels
 
-pytestmark = [pytest.mark.host, needs_kernels]
+pytestmark = [pytest.mark.host, pytest.mark.usefixtures("one_thread"), needs_kernels]
 SIZE, OUTS, DIM = 128, 192, 64
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Product(torch.nn.Module):

@@ -15,18 +15,9 @@ from torch.nn.functional import linear, silu
 
 from sglang_paste.patches.cpu import compiled, kernels
 
-pytestmark = [pytest.mark.host, needs_kernels]
+pytestmark = [pytest.mark.host, pytest.mark.usefixtures("one_thread"), needs_kernels]
 relaxed = settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 seeds = st.integers(0, 2**31)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    """oneDNN adds up in another order when threads share the rows."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
