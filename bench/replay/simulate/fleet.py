@@ -5,6 +5,7 @@ of many, some are simulated that stand for all, with as many sessions each as ch
 every turn to the least loaded server, a part of the fleet is simulated, as a fleet of its own.
 """
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 
@@ -54,11 +55,11 @@ def over_load(
     loads: Sequence[int] = LOADS,
     runs: Sequence[Run] = RUNS,
 ) -> Iterator[Point]:
-    """Each run on one server, at each load."""
+    """Each run on one server, at each load with the same sessions."""
     for load in loads:
         for run in runs:
             ready = prepared(sessions, run, foresight)
-            queues = _queues(ready, [load])[0]
+            queues = _queues(ready, [load], math.ceil(ROUNDS * max(loads) / load))[0]
             rows = play(_place(run, load), queues, service, options, Fleet(hop=HOP_S))
             yield _point(rows, run, load, 1, 1, "affine")
 
@@ -151,15 +152,15 @@ def _by_chance(size: int, servers: int, seed: int = 0) -> list[int]:
     return [int(count) for count in chance.multinomial(size, [1 / servers] * servers)]
 
 
-def _queues(sessions: Sequence[Session], counts: Sequence[int]) -> list[list[list[Session]]]:
-    """For each server as many agents as it has sessions at a time. Each plays `ROUNDS`, from a random moment on."""
+def _queues(sessions: Sequence[Session], counts: Sequence[int], rounds: int = ROUNDS) -> list[list[list[Session]]]:
+    """For each server as many agents as it has sessions at a time. Each plays `rounds`, from a random moment on."""
     chance = random.Random(sum(counts))
     found, number = [], 0
     for count in counts:
         agents = []
         for _ in range(count):
             queue = []
-            for round_ in range(ROUNDS):
+            for round_ in range(rounds):
                 each = sessions[number % len(sessions)]
                 begins = chance.uniform(0.0, 30.0) if round_ == 0 else 0.0
                 queue.append(msgspec.structs.replace(each, id=f"{each.id}#{number}", begins=begins))
