@@ -61,6 +61,6 @@ def _command(port: int) -> list[str]:
     return [
         *(sys.executable, "-W", "ignore", "-m", "sglang.launch_server", "--model-path", str(MODEL)),
         *("--device", "cpu", "--attention-backend", "paste_cpu", "--port", str(port), "--log-level", "warning"),
-        *("--skip-server-warmup", "--sleep-on-idle", "--max-total-tokens", "24576", "--mem-fraction-static", "0.8"),
+        *("--skip-server-warmup", "--sleep-on-idle", "--max-total-tokens", "24576", "--mem-fraction-static", "0.95"),
         *("--tool-call-parser", "hermes", "--max-running-requests", "64"),
     ]
