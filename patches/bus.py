@@ -26,7 +26,8 @@ class BusSink:
         self._name = name
         self._bus = bus
         self._clock = clock
-        self._lock = threading.Lock()
+        # The garbage collector may end a turn, which sends, while this very thread does.
+        self._lock = threading.RLock()
         self._beat = 0.0
         self._inbox: deque[EngineDirective] = deque(maxlen=MAX_INBOX)
         self._wake: Callable[[], object] | None = None

@@ -296,4 +296,7 @@ class Turn:
     def _flush(self) -> None:
         if self._events:
             events, self._events = self._events, []
-            self._sink.send(events)
+            try:
+                self._sink.send(events)
+            except Exception:
+                self._tally.raised += 1

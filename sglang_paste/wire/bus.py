@@ -80,13 +80,7 @@ class EngineBus:
 
     def send(self, events: Sequence[Message]) -> None:
         """Hand over messages in order, without waiting; what cannot be sent is dropped and counted."""
-        frames = encode(events)
-        if len(frames) == 1:
-            if not self._send(frames[0]):
-                self.dropped += len(events)
-            return
-        sent = sum(self._send(frame) for frame in frames)
-        self.dropped += len(events) - sent
+        self.dropped += len(events) - sum(frame.messages for frame in encode(events) if self._send(frame.data))
 
     def poll(self) -> list[Message]:
         """What the side process has sent since the last call."""
@@ -169,7 +163,7 @@ class SideBus:
         for frame in encode(messages):
             for peer in [peer for peer in self._peers if peer.startswith(to)]:
                 # With NOBLOCK the future is settled at once.
-                sent: asyncio.Future[Any] = self._socket.send_multipart([peer, frame], flags=zmq.NOBLOCK)  # type: ignore[assignment]
+                sent: asyncio.Future[Any] = self._socket.send_multipart([peer, frame.data], flags=zmq.NOBLOCK)  # type: ignore[assignment]
                 error = sent.exception()
                 if isinstance(error, zmq.Again):
                     lost += 1

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import isfinite
+from typing import NamedTuple
 
 import msgspec
 
@@ -14,18 +15,35 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message | list[Message])
 
 
-def encode(messages: Sequence[Message]) -> list[bytes]:
+class Frame(NamedTuple):
+    """What is sent at once, and how many messages that is."""
+
+    data: bytes
+    messages: int
+
+
+def encode(messages: Sequence[Message]) -> list[Frame]:
     """The frames that carry `messages` in order: one, or one each where together they are too large.
 
-    A message that is too large by itself has no frame.
+    A message that is too large by itself has no frame; nor has one that msgpack cannot express: a model may write
+    half a character or any number into its arguments.
     """
     if not messages:
         return []
-    frame = _encoder.encode(messages[0] if len(messages) == 1 else list(messages))
-    if len(frame) <= MAX_FRAME_BYTES:
-        return [frame]
-    single = (_encoder.encode(message) for message in messages)
-    return [frame for frame in single if len(frame) <= MAX_FRAME_BYTES]
+    data = _encoded(messages[0] if len(messages) == 1 else list(messages))
+    if data is not None:
+        return [Frame(data, len(messages))]
+    if len(messages) == 1:
+        return []
+    return [Frame(data, 1) for message in messages if (data := _encoded(message)) is not None]
+
+
+def _encoded(value: Message | list[Message]) -> bytes | None:
+    try:
+        data = _encoder.encode(value)
+    except (ValueError, OverflowError, RecursionError):
+        return None
+    return data if len(data) <= MAX_FRAME_BYTES else None
 
 
 def decode(frame: bytes) -> list[Message]:

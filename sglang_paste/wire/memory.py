@@ -68,11 +68,8 @@ class MemoryEngine:
 
     def send(self, events: Sequence[Message]) -> None:
         """As EngineBus.send."""
-        frames = encode(events)
-        if len(frames) == 1:
-            self.dropped += 0 if self._side.feed(self._name, frames[0]) else len(events)
-            return
-        self.dropped += len(events) - sum(self._side.feed(self._name, frame) for frame in frames)
+        sent = sum(frame.messages for frame in encode(events) if self._side.feed(self._name, frame.data))
+        self.dropped += len(events) - sent
 
     def poll(self) -> list[Message]:
         """What the side process has sent since the last call."""

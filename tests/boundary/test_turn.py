@@ -25,6 +25,8 @@ from sglang_paste.events import (
     TurnEnded,
     TurnStarted,
 )
+from sglang_paste.wire.frames import decode as wire_decode
+from sglang_paste.wire.frames import encode
 
 REQUIRED = {"save": ("path",), "now": ()}
 
@@ -244,6 +246,29 @@ def test_a_detector_that_raises_is_not_asked_again() -> None:
     stage.turn.end("stop")
     assert stage.kinds() == [TurnStarted, CallOpened, CallAborted, TurnEnded]
     assert (stage.tally.raised, stage.tally.slow) == (1, 0)
+
+
+def test_half_a_character_in_an_argument_reaches_the_side_process_as_nothing() -> None:
+    class Wired(Stage):
+        def send(self, events: Sequence[EngineEvent]) -> None:
+            for frame in encode(events):
+                super().send(wire_decode(frame.data))  # type: ignore[arg-type]
+
+    stage = Wired().say('<c>{"name": "save", "arguments": {"path": "\\ud800"}}</c>' + CALL)
+    stage.turn.end("stop")
+    assert [json.loads(event.arguments)["path"] for event in stage.of(CallReady)] == ["ä.py"]
+    assert stage.events[-1].calls == 2
+    assert stage.tally.raised == 0
+
+
+def test_a_sink_that_raises_does_not_reach_the_host() -> None:
+    class Full(Stage):
+        def send(self, events: Sequence[EngineEvent]) -> None:
+            raise OSError
+
+    stage = Full().say(CALL)
+    stage.turn.end("stop")
+    assert stage.tally.raised > 0
 
 
 def test_a_slow_detector_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,16 +45,30 @@ def large(size: int) -> ToolReturned:
 
 @given(st.lists(messages, max_size=20))
 def test_what_goes_in_comes_out(sent: list[Message]) -> None:
-    assert [message for frame in encode(sent) for message in decode(frame)] == sent
+    assert [message for frame in encode(sent) for message in decode(frame.data)] == sent
 
 
 def test_messages_too_large_together_travel_apart() -> None:
     sent = [large(MAX_FRAME_BYTES // 2), large(MAX_FRAME_BYTES // 3), large(MAX_FRAME_BYTES // 4)]
-    assert [decode(frame) for frame in encode(sent)] == [[message] for message in sent]
+    assert [decode(frame.data) for frame in encode(sent)] == [[message] for message in sent]
 
 
 def test_a_message_too_large_alone_has_no_frame() -> None:
-    assert [decode(frame) for frame in encode([large(MAX_FRAME_BYTES), large(1)])] == [[large(1)]]
+    assert [decode(frame.data) for frame in encode([large(MAX_FRAME_BYTES), large(1)])] == [[large(1)]]
+
+
+def ready(arguments: str) -> CallReady:
+    session = SessionId("s")
+    return CallReady(
+        tenant=TenantId("t"), session=session, request="r", position=0, time=0.0, index=0, tool="x", arguments=arguments
+    )
+
+
+def test_half_a_character_costs_its_own_message_alone() -> None:
+    frames = encode([ready('"a"'), ready('"\ud800"'), ready('"b"')])
+    assert [frame.messages for frame in frames] == [1, 1]
+    assert [decode(frame.data) for frame in frames] == [[ready('"a"')], [ready('"b"')]]
+    assert encode([ready('"\ud800"')]) == []
 
 
 def survives(decoder: Callable[[bytes], list[Message]], frame: bytes) -> None:
@@ -63,7 +77,7 @@ def survives(decoder: Callable[[bytes], list[Message]], frame: bytes) -> None:
         found = decoder(frame)
     except WireError:
         return
-    assert [message for again in encode(found) for message in decoder(again)] == found
+    assert [message for again in encode(found) for message in decoder(again.data)] == found
 
 
 @given(st.binary(max_size=200))
@@ -73,7 +87,7 @@ def test_random_bytes_kill_nothing(frame: bytes) -> None:
 
 @given(st.lists(messages, min_size=1, max_size=4), st.data())
 def test_damaged_frames_kill_nothing(sent: list[Message], data: st.DataObject) -> None:
-    [frame] = encode(sent)
+    [(frame, _)] = encode(sent)
     cut = data.draw(st.integers(0, len(frame)))
     flipped = bytearray(frame)
     flipped[data.draw(st.integers(0, len(frame) - 1))] ^= data.draw(st.integers(1, 255))
