@@ -142,6 +142,8 @@ def read(args: argparse.Namespace, server_args: Any) -> Settings | None:
     check.require_version()
     for reason in _bypasses(server_args):
         raise ConfigError(f"{reason}; leave it out or start without {ENABLE}")
+    if args.tool_warm_slice and (flag := _scattered(server_args)):
+        raise ConfigError(f"--tool-warm-slice is given with {flag}, where it is not known who prefills; leave one out")
     host = args.tool_gateway_host or "127.0.0.1"
     port = server_args.port + 1 if args.tool_gateway_port is None else args.tool_gateway_port
     if port == server_args.port:
@@ -346,6 +348,15 @@ def _bypasses(server_args: Any) -> Iterator[str]:
     for name in ("use_ray", "grpc_mode", "smg_grpc_mode", "encoder_only", "skip_tokenizer_init"):
         if getattr(server_args, name, False):
             yield f"--{name.replace('_', '-')} goes around tool speculation"
+
+
+def _scattered(server_args: Any) -> str | None:
+    """The flag by which a request is not prefilled by the scheduler that receives it alone."""
+    if server_args.disaggregation_mode != "null":
+        return "--disaggregation-mode"
+    if server_args.pp_size > 1:
+        return "--pipeline-parallel-size"
+    return "--enable-dp-attention" if server_args.enable_dp_attention else None
 
 
 def _attribute(flag: str) -> str:

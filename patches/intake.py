@@ -93,8 +93,10 @@ def _ended(rid: str, *, prefilled: bool) -> None:
 
 def _slice(scheduler: Any) -> list[Any]:
     """A slice for a scheduler that has nothing else to prefill."""
-    full = scheduler.chunked_req is not None or scheduler.running_batch.batch_is_full
-    if full or scheduler.waiting_queue or scheduler.grammar_manager.has_waiting_grammars():
+    batch = scheduler.running_batch
+    if batch.batch_is_full or len(batch.reqs) >= scheduler.max_running_requests or scheduler.chunked_req is not None:
+        return []
+    if scheduler.waiting_queue or scheduler.grammar_manager.has_waiting_grammars():
         return []
     given = line().next(time.monotonic())
     if given is None:

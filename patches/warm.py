@@ -90,6 +90,8 @@ class Warmer:
         key = (turn.tenant, turn.session)
         try:
             adapted = await asyncio.to_thread(_render, serving, request, messages, rid)
+            if adapted.lora_path:
+                return  # "model: base:adapter"; its weights are no part of what is sent
             note = Note(tenant=turn.tenant, session=turn.session, tools=msgspec.Raw(b"[]"), ahead=before)
             # SGLang goes on sampling for a batch that a request once joined that is not greedy.
             adapted.sampling_params = {"max_new_tokens": 0, "temperature": 0, "custom_params": {KEY: write(note)}}
@@ -148,7 +150,8 @@ def replied(turn: ApiTurn, meta: Mapping[str, Any], reply: Reply) -> None:
 
 async def _tokenize(manager: Any, adapted: Any) -> Any:
     adapted.normalize_batch_and_arguments()
-    manager._set_default_priority(adapted)
+    # Where requests have priorities, SGLang gives the lowest to one without.
+    adapted.priority = None
     manager._init_req_state(adapted, None)
     try:
         return await manager._tokenize_one_request(adapted)

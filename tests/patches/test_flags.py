@@ -30,6 +30,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def server(port: int | None = None, **more: Any) -> SimpleNamespace:
     standard = {"api_key": None, "speculative_algorithm": None}
+    standard |= {"disaggregation_mode": "null", "pp_size": 1, "enable_dp_attention": False}
     return SimpleNamespace(port=free_port() - 1 if port is None else port, **{**standard, **more})
 
 
@@ -155,6 +156,13 @@ def test_what_cannot_be_used_is_refused(argv: list[str], sentence: str) -> None:
         argv = [*argv, "--tool-gateway-port", str(free_port())]
     with pytest.raises(ConfigError, match=sentence):
         flags.read(parse("--enable-tool-speculation", *argv), given)
+
+
+@pytest.mark.parametrize("how", [{"disaggregation_mode": "decode"}, {"pp_size": 2}, {"enable_dp_attention": True}])
+def test_prompts_are_prefilled_ahead_by_the_scheduler_that_receives_them_alone(how: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="--tool-warm-slice is given with --"):
+        flags.read(parse("--enable-tool-speculation", "--tool-warm-slice", "1024"), server(**how))
+    assert flags.read(parse("--enable-tool-speculation"), server(**how)) is not None
 
 
 def test_a_port_in_use_is_refused() -> None:

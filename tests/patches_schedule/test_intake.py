@@ -31,7 +31,8 @@ class Engine:
     def __init__(self) -> None:
         self.waiting_queue: list[Any] = []
         self.chunked_req: Any = None
-        self.running_batch = SimpleNamespace(batch_is_full=False, sampling_info=None, is_empty=lambda: True)
+        self.running_batch = SimpleNamespace(batch_is_full=False, sampling_info=None, is_empty=lambda: True, reqs=[])
+        self.max_running_requests = 2
         self.grammar_manager = SimpleNamespace(has_waiting_grammars=lambda: False)
 
     def step(self, *received: Any) -> list[Any]:
@@ -116,6 +117,13 @@ def test_real_work_goes_first(engine: Engine) -> None:
     assert engine.step() == []
     engine.running_batch.batch_is_full = False
     assert lengths(engine.step()) == [66]
+
+
+def test_nobody_makes_room_for_a_slice(engine: Engine) -> None:
+    engine.running_batch.reqs = [real("one"), real("two")]
+    assert engine.step(ahead()) == []
+    engine.running_batch.reqs.pop()
+    assert [each.rid for each in engine.step()] == [RID]
 
 
 def test_a_slice_that_waits_is_aborted_for_real_work_and_done_again(engine: Engine) -> None:

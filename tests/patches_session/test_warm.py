@@ -57,7 +57,7 @@ def turn() -> ApiTurn:
 
 
 def request(**fields: Any) -> Any:
-    return ChatCompletionRequest(model="m", messages=MESSAGES, **{"tools": TOOLS, **fields})
+    return ChatCompletionRequest(messages=MESSAGES, **{"model": "m", "tools": TOOLS, **fields})
 
 
 def result(index: int, content: str) -> Warm:
@@ -113,6 +113,28 @@ def test_the_prompt_is_the_one_that_will_come(side: MemorySide) -> None:
         note = read(sent.sampling_params.custom_params[KEY])
         assert (note.tenant, note.session, note.ahead) == (DEFAULT_TENANT, SESSION, 120)
     assert not host().manager.rid_to_state
+
+
+def test_no_request_makes_room_for_a_prompt_that_is_ahead(side: MemorySide) -> None:
+    async def work(warmer: Warmer) -> None:
+        warmer.began(turn(), host().chat, request(priority=20))
+        warmer.replied(turn(), META, REPLY)
+        warmer.take([result(0, "text")])
+
+    assert [sent.priority for sent in run(work)] == [None]
+
+
+def test_the_weights_of_an_adapter_are_never_taken_for_others(
+    side: MemorySide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host().chat, "_resolve_lora_path", lambda model, path: path or model.partition(":")[2] or None)
+
+    async def work(warmer: Warmer) -> None:
+        warmer.began(turn(), host().chat, request(model="m:adapter"))
+        warmer.replied(turn(), META, REPLY)
+        warmer.take([result(0, "text")])
+
+    assert run(work) == []
 
 
 def test_no_event_tells_of_a_request_that_nobody_made(side: MemorySide) -> None:
