@@ -170,3 +170,11 @@ def aborted(_result: Any, req: Any, finished_reason: Any = None) -> None:
     place = place_of(req)
     if place is not None and not place.ahead:
         place.retention.gone(req, place)
+
+
+def streaming(_streamer: Any, reqs: list[Any], *_args: Any, **_kwargs: Any) -> None:
+    """Before `SchedulerOutputStreamer.stream_output`, on every rank: some requests end with nothing but this, as where
+    a prefill server is refused by its peer."""
+    for req in reqs:
+        if req.finished() and req.finished_reason.to_json()["type"] == "abort":
+            aborted(None, req)

@@ -78,8 +78,12 @@ class Ordering:
     def apply(self, wanted: Order) -> None:
         """Rearrange those who wait, on any rank; who is not named stands behind the others."""
         places = {rid: place for place, rid in enumerate(wanted.rids)}
-        self._scheduler.waiting_queue.sort(key=lambda req: places.get(req.rid, len(places)))
-        self.held, self._due = frozenset(wanted.held), frozenset(wanted.due)
+        queue = self._scheduler.waiting_queue
+        queue.sort(key=lambda req: places.get(req.rid, len(places)))
+        # Of whom rank 0 could not know, what was said on arrival holds until it does.
+        unknown = {rid for rid in self.held if rid not in places} if len(queue) <= MAX_ORDERED else set()
+        self.held, self._due = frozenset(wanted.held) | unknown, frozenset(wanted.due)
+        self._undecided = self._undecided or bool(unknown)
         if retained := _holding(self._scheduler):
             self._added = retained.holds.added
 
@@ -153,7 +157,7 @@ def admitting(original: Callable[..., Any], scheduler: Any, *args: Any, **kwargs
         batch, running = original(scheduler, *args, **kwargs)
     finally:
         scheduler.waiting_queue += kept
-    if batch is None and running.is_empty():
+    if batch is None and running.is_empty() and not scheduler.require_mlp_sync:
         time.sleep(IDLE_S)
     return batch, running
 

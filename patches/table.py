@@ -288,6 +288,13 @@ RETENTION = (
         signature="(req, finished_reason=None)",
         function="retention:aborted",
     ),
+    Hook(
+        target="sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer.stream_output",
+        kind="before",
+        roles=("scheduler",),
+        signature="(self, reqs, return_logprob, skip_req=None)",
+        function="retention:streaming",
+    ),
 )
 
 WARMING = (

@@ -218,6 +218,8 @@ class Holds:
         self._held.pop(hold.number, None)
         for request in hold.wanted:
             self._wanting[request].remove(hold)
+            if not self._wanting[request]:
+                del self._wanting[request]
         hold.node = None
         branches = self._sessions[hold.whose]
         branches.remove(hold)

@@ -38,7 +38,7 @@ class Rank:
         self.tree_cache, self.token_to_kv_pool_allocator = self.world.cache, self.world.allocator
         self.waiting_queue: list[Any] = []
         self.policy = SimpleNamespace(policy=CacheAgnosticPolicy.FCFS)
-        self.enable_priority_scheduling = False
+        self.enable_priority_scheduling = self.require_mlp_sync = False
         self.max_total_num_tokens, self.max_running_requests = 256, 4
         self.metrics_reporter = SimpleNamespace(last_gen_throughput=0.0)
         self.running_batch = SimpleNamespace(reqs=[], is_empty=lambda: True)
@@ -187,6 +187,30 @@ def test_other_ranks_hold_back_what_rank_0_says() -> None:
     said = first.step()
     second.take(said)
     assert first.admissible() == second.admissible() == [first.waiting_queue[0].rid]
+
+
+def test_who_came_after_rank_0_had_decided_waits_for_its_next_word() -> None:
+    rank = Rank()
+    rank.away(0.05)
+    first = rank.queue(None, OTHER)
+    said = rounds.polled([], rank)
+    second = rank.queue(None, OTHER)
+    rank.take(said)
+    assert rank.admissible() == []
+    rank.step()
+    assert rank.admissible() == []
+    assert getattr(rank, return_order.ORDERING).held == {first.rid, second.rid}
+
+
+def test_ranks_that_wait_for_each_other_are_not_held_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    rank = Rank()
+    rank.away(0.05)
+    rank.queue(None, OTHER)
+    slept: list[float] = []
+    monkeypatch.setattr(return_order, "time", SimpleNamespace(sleep=slept.append))
+    assert (rank.admissible(), len(slept)) == ([], 1)
+    rank.require_mlp_sync = True
+    assert (rank.admissible(), len(slept)) == ([], 1)
 
 
 def test_without_a_keeper_nobody_waits() -> None:

@@ -99,6 +99,14 @@ def test_an_aborted_request_wants_nothing_any_more(world: World) -> None:
     assert world.held()[0].wanted == set()
 
 
+def test_a_request_that_ends_with_nothing_but_its_answer_wants_nothing_any_more(world: World) -> None:
+    turn(world, TEXT)
+    req, other = (noted(world, [*TEXT, *range(500, 520)]) for _ in range(2))
+    req.finished_reason = FINISH_ABORT()
+    retention.streaming(None, [req, other], False)
+    assert world.held()[0].wanted == {other.rid}
+
+
 def test_a_request_that_is_aborted_while_it_runs_leaves_the_hold_before_it(world: World) -> None:
     first = turn(world, TEXT)
     req = noted(world, [*TEXT, *range(500, 520)])

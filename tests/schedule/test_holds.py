@@ -97,6 +97,16 @@ def test_a_fork_keeps_its_origin_while_another_still_waits_for_it() -> None:
     assert [hold.request for hold in holds.in_order()] == ["r2", "r3"]
 
 
+def test_of_a_hold_that_is_forgotten_nothing_is_left() -> None:
+    holds = Holds(remembered=1)
+    hold = holds.add("r", WHOSE, prompt((1, 100)), node=1, tokens=100)
+    assert holds.want("waits", WHOSE, prompt((1, 200))) == [hold]
+    holds.give_up([hold])
+    holds.add("other", OTHER, prompt((2, 64)), node=2, tokens=64)
+    assert not holds._wanting
+    holds.settle("waits")
+
+
 def test_what_was_given_up_is_recognised_when_it_comes_back() -> None:
     holds = Holds()
     hold = holds.add("r1", WHOSE, prompt((1, 100)), node=1, tokens=100)
