@@ -5,6 +5,7 @@ like a secret is not remembered.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import Any
@@ -46,13 +47,24 @@ class Memory:
     """A recollection at work: it takes in calls as they are made, and says which followed what is seen now."""
 
     def __init__(self, recollection: Recollection | None = None) -> None:
-        self._calls = list(recollection.calls) if recollection else []
+        self._calls = dict(enumerate(recollection.calls)) if recollection else {}
         self._seen = dict(recollection.seen) if recollection else {}
-        self._numbers = {call: number for number, call in enumerate(self._calls)}
+        self._numbers = {call: number for number, call in self._calls.items()}
+        self._next = len(self._calls)
+        self._uses = Counter(number for followed in self._seen.values() for number, _ in followed)
+
+    def __len__(self) -> int:
+        """How many calls are remembered."""
+        return len(self._calls)
 
     def recollection(self) -> Recollection:
         """What is remembered, as plain data."""
-        return Recollection(self._calls, sorted(self._seen.items()))
+        places = {number: place for place, number in enumerate(self._calls)}
+        seen = [
+            (sight, tuple([(places[number], count) for number, count in followed]))
+            for sight, followed in sorted(self._seen.items())
+        ]
+        return Recollection(list(self._calls.values()), seen)
 
     def add(self, sights: list[Sight], tool: str, arguments: dict[str, Any]) -> None:
         """Remember that this call followed these sights."""
@@ -62,15 +74,28 @@ class Memory:
         seen = self._seen
         number = self._numbers.get(text)
         if number is None:
-            number = self._numbers[text] = len(self._calls)
-            self._calls.append(text)
+            number = self._numbers[text] = self._next
+            self._calls[number] = text
+            self._next += 1
+        self._uses[number] += 1
         for _, sight in sights:
             followed = dict(seen.pop(sight, ()))
+            if number not in followed:
+                self._uses[number] += 1
             followed[number] = followed.get(number, 0) + 1
             ranked = sorted(followed.items(), key=lambda item: (-item[1], item[0]))
             seen[sight] = tuple(ranked[:MAX_CALLS])
+            self._let_go(ranked[MAX_CALLS:])
             if len(seen) > MAX_CONTEXTS:
-                del seen[next(iter(seen))]
+                self._let_go(seen.pop(next(iter(seen))))
+        self._let_go(((number, 0),))
+
+    def _let_go(self, followed: Iterable[tuple[int, int]]) -> None:
+        """Calls that a sight brings back no longer: those that none does are forgotten."""
+        for number, _ in followed:
+            self._uses[number] -= 1
+            if not self._uses[number]:
+                del self._uses[number], self._numbers[self._calls.pop(number)]
 
     def knows(self, sight: int) -> bool:
         """Whether anything followed it."""

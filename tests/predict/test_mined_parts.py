@@ -3,13 +3,14 @@
 import json
 from collections.abc import Sequence
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sglang_paste.predict import choose, extract, slots, template
+from sglang_paste.predict import choose, extract, recall, slots, template
 from sglang_paste.predict.contexts import features
 from sglang_paste.predict.levels import Level
 from sglang_paste.predict.patterns import Argument
@@ -331,6 +332,20 @@ def test_what_followed_is_recalled_and_judged() -> None:
     again.judge(sights, "search", {"query": "x"})
     assert again.standing == "110"
     assert "hunter2" not in str(memory.recollection())
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9)), max_size=60))
+def test_what_no_sight_brings_back_is_forgotten(history: list[tuple[int, int]]) -> None:
+    memory = Memory()
+    with mock.patch.multiple(recall, MAX_CALLS=2, MAX_CONTEXTS=2):
+        for sight, call in history:
+            memory.add([("task", sight)], "search", {"query": str(call)})
+    known = {call for sight in range(3) for call, _ in memory.followed(sight)}
+    kept = memory.recollection()
+    assert set(kept.calls) == known
+    assert len(kept.calls) <= 4
+    again = Memory(kept)
+    assert all(again.followed(sight) == memory.followed(sight) for sight in range(3))
 
 
 def test_what_is_recalled_has_the_probability_that_others_had() -> None:
