@@ -4,7 +4,7 @@ import asyncio
 import difflib
 import logging
 
-from sglang_paste.calls import Arguments, ToolCall
+from sglang_paste.calls import Arguments, ToolCall, canonical
 from sglang_paste.config import CommandTool, HttpTool, LocalTool, PythonTool, ToolConfig
 from sglang_paste.errors import ConfigError, UnknownTool
 from sglang_paste.execute.base import Run
@@ -76,6 +76,7 @@ class Catalog:
 
     def validate(self, name: str, arguments: Arguments) -> None:
         """Raises UnknownTool, or BadArguments with the path and the fault where the tool cannot be given these."""
+        canonical(arguments)
         self._offer(name).schema.check(name, arguments)
         self._executor(name).check(arguments)
 

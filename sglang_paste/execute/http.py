@@ -2,6 +2,7 @@
 
 import functools
 import json
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import quote
 
@@ -36,7 +37,11 @@ class HttpExecutor:
         timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
         limits = httpx.Limits(max_connections=self._tool.concurrency)
         await self._client.aclose()
-        self._client = httpx.AsyncClient(headers=headers, timeout=timeout, limits=limits, follow_redirects=False)
+        # The calls of all tenants go through one client: it keeps no cookies.
+        cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+        self._client = httpx.AsyncClient(
+            headers=headers, timeout=timeout, limits=limits, follow_redirects=False, cookies=cookies
+        )
 
     async def close(self) -> None:
         """Close the connections."""

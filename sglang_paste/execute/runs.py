@@ -30,18 +30,19 @@ class Gate:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.leave()
-            else:
+            if entry in self._waiting:
                 self._waiting.remove(entry)
+            elif not turn.cancelled():
+                self.leave()
             raise
 
     def leave(self) -> None:
-        """Give the place back, to whoever is next."""
-        if not self._waiting:
+        """Give the place back, to whoever is next; who was cancelled but has not noticed yet wants none."""
+        waiting = [each for each in self._waiting if not each[1].done()]
+        if not waiting:
             self._free += 1
             return
-        entry = min(self._waiting, key=lambda waiting: waiting[0].speculative)
+        entry = min(waiting, key=lambda each: each[0].speculative)
         self._waiting.remove(entry)
         entry[1].set_result(None)
 

@@ -32,9 +32,12 @@ class ArgumentSchema:
 
     def check(self, tool: str, arguments: Arguments) -> None:
         """Raises BadArguments with the path and the fault of the first few that there are."""
-        if self._validator.is_valid(arguments):
-            return
-        faults = [_fault(error) for error in islice(self._validator.iter_errors(arguments), MAX_FAULTS)]
+        try:
+            if self._validator.is_valid(arguments):
+                return
+            faults = [_fault(error) for error in islice(self._validator.iter_errors(arguments), MAX_FAULTS)]
+        except ValueError as error:
+            raise BadArguments(f"the arguments of {tool} cannot be checked ({error}); make them simpler") from error
         raise BadArguments(f"the arguments of {tool} do not fit its schema: {'; '.join(faults)}")
 
 

@@ -1,6 +1,7 @@
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tool_bench import Bench, launch
@@ -43,6 +44,24 @@ def test_why_a_tool_never_runs_early(bench: Bench) -> None:
         }
 
     bench.use(toml(**tools), scenario)
+
+
+def deep(levels: int) -> Any:
+    return {"a": deep(levels - 1)} if levels else 1
+
+
+@pytest.mark.parametrize("arguments", [{"a": "\ud83d"}, {"\ud83d": "a"}, {"a": {"\udfff": 1}}, {"n": deep(400)}])
+def test_what_json_cannot_say_and_what_nobody_can_check_are_bad_arguments(
+    bench: Bench, arguments: dict[str, Any]
+) -> None:
+    properties = "properties = {a = {}, n = {type = 'integer'}}"
+    free = f'[tools.t]\nkind = "command"\nargv = ["echo", "{{a}}"]\nparameters = {{type = "object", {properties}}}\n'
+
+    async def scenario(catalog: Catalog) -> None:
+        with pytest.raises(BadArguments):
+            catalog.validate("t", arguments)
+
+    bench.use(free, scenario)
 
 
 def test_of_a_shell_only_calls_that_read_may_run_early(bench: Bench) -> None:

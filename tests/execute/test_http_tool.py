@@ -27,6 +27,8 @@ async def answer(line: str, headers: dict[str, str], body: bytes, writer: asynci
         await reply(writer, "", status="307 Temporary Redirect", extra="Location: /round\r\n")
     elif path == "/missing":
         await reply(writer, "no such é", status="404 Not Found", kind="text/plain; charset=utf-8")
+    elif path == "/cookie":
+        await reply(writer, headers.get("cookie", "none"), extra="Set-Cookie: who=me; Path=/\r\n", kind="text/plain")
     elif path == "/image":
         await reply(writer, "12345", kind="image/png")
     elif path == "/huge":
@@ -120,6 +122,14 @@ def test_a_session_is_told_where_the_tool_asks_for_it(bench: Bench, method: str)
 
     use(bench, tool("/echo", method=f'"{method}"', session_header='"X-Run"'), asked)
     use(bench, tool("/echo", method=f'"{method}"'), silent)
+
+
+def test_what_one_call_is_given_to_keep_no_other_sends(bench: Bench) -> None:
+    async def scenario(catalog: Catalog) -> None:
+        for _ in range(2):
+            assert (await launch(catalog, "cookie").wait()).content == "none"
+
+    use(bench, tool("/cookie"), scenario)
 
 
 def test_what_is_no_success_is_an_error_with_its_body(bench: Bench) -> None:

@@ -97,3 +97,20 @@ def test_a_waiter_that_gives_up_leaves_the_run_alone() -> None:
         assert (await run.wait()).content == "kept"
 
     asyncio.run(scenario())
+
+
+def test_a_place_goes_to_the_next_where_the_first_was_cancelled_in_the_same_moment() -> None:
+    async def scenario() -> None:
+        gate, log = Gate(1), list[str]()
+        await gate.enter(start(Gate(1), 0.0, log, "holder"))
+        first, second = (start(gate, 0.0, log, name) for name in ("first", "second"))
+        await asyncio.sleep(0)
+        leaving = asyncio.create_task(first.cancel())
+        await asyncio.sleep(0)  # it is cancelled, and has not noticed
+        gate.leave()
+        assert (await second.wait()).content == "second"
+        await leaving
+        assert log == ["holder", "second"]
+        assert (await start(gate, 0.0, log, "next").wait()).content == "next"
+
+    asyncio.run(scenario())
