@@ -12,7 +12,7 @@ import msgspec
 from sglang_paste.calls import TenantId, ToolCall
 from sglang_paste.config import Policy
 from sglang_paste.errors import CallError, JournalError, OutcomeUnknown, Unavailable
-from sglang_paste.execute.base import Outcome
+from sglang_paste.execute.base import Outcome, Run
 from sglang_paste.gateway.api import Answer, Health, How, Offer, Ticket
 from sglang_paste.observe.spans import Span
 from sglang_paste.policy import does_write, policy_of
@@ -42,6 +42,14 @@ class Learner(Protocol):
 
     def run_time(self, tenant: TenantId, tool: str) -> RunTime:
         """How long the tool takes for this tenant."""
+
+
+class _NotStarted(Exception):
+    """A run did not begin: only then may its call id be used again."""
+
+    def __init__(self, error: CallError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class ToolDesk:
@@ -89,12 +97,14 @@ class ToolDesk:
             return Seat(self._same_flight(call, begun), asked, first=False)
         try:
             claim = self._ledger.claim(call, asked)
+            if claim.entry is None or claim.outcome is None:
+                return self._take_off(call, begun.id, claim, asked)
         except BaseException:
+            # It did not come to an execution, so the id is free again.
             self._journal.release(call)
+            self._ledger.unmade(call)
             raise
-        if claim.kind == "reused" and claim.entry is not None and claim.outcome is not None:
-            return self._reuse(call, claim, claim.entry, claim.outcome, asked)
-        return self._take_off(call, begun.id, claim, asked)
+        return self._reuse(call, claim, claim.entry, claim.outcome, asked)
 
     def offers(self) -> list[Offer]:
         """The configured tools."""
@@ -187,21 +197,25 @@ class ToolDesk:
     async def _fly(self, flight: Flight, number: int, claim: Claim, settled: anyio.Event | None) -> None:
         call = flight.call
         run = 0
+        made = False
         try:
             run = self._begin_wait(flight, claim)
             with flight.scope:
                 outcome, how = await self._outcome(call, claim, settled)
+                made = outcome.failure is None
                 self._close(call, outcome)
                 self._foretell(call, claim, outcome)
                 now = self._clock()
                 self._recorder.answered(call, claim.session, how, outcome, flight.asked, now)
                 flight.land((outcome, how), now)
-        except CallError as error:
+        except _NotStarted as not_started:
             # The tool went away between the look at it and its start.
-            self._close(call, Outcome(content=str(error), failure="unavailable"))
-            flight.land(error, self._clock())
+            self._close(call, Outcome(content=str(not_started.error), failure="unavailable"))
+            flight.land(not_started.error, self._clock())
             return
         finally:
+            if not made:
+                self._ledger.unmade(call)
             self._outlook.ended(call.tenant, claim.session, run)
             flight.crash(self._clock(), stopping=self.stopping)
             self._flights.pop(number, None)
@@ -238,7 +252,7 @@ class ToolDesk:
         self._early.asked[asked] += 1
         self._metrics.runs.labels(self._metrics.tool(call.tool), "authoritative").inc()
         try:
-            run = self._tools.launch(msgspec.structs.replace(call, session=claim.session), speculative=False)
+            run = self._launch(msgspec.structs.replace(call, session=claim.session))
             self._spawn(self._look_ahead(call, claim))
             try:
                 return await run.wait()
@@ -251,6 +265,12 @@ class ToolDesk:
             self._early.asked -= Counter([asked])
             self._early.drop(self._ledger.end_write(footprint, self._clock()))
             self._early.plan()
+
+    def _launch(self, call: ToolCall) -> Run:
+        try:
+            return self._tools.launch(call, speculative=False)
+        except CallError as error:
+            raise _NotStarted(error) from error
 
     async def _look_ahead(self, call: ToolCall, claim: Claim) -> None:
         """What follows can run beside it, where it does not need its result."""

@@ -1,8 +1,9 @@
 """What runs before it is asked for: admitted, started, settled, called off."""
 
+import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Container, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Container, Coroutine, Iterable, Iterator, Mapping
 from time import time
 from typing import Any
 
@@ -89,6 +90,10 @@ class Early:
 
     def plan(self) -> None:
         """Start what is worth running now."""
+        with self._harmless():
+            self._start_best()
+
+    def _start_best(self) -> None:
         queued = self._ledger.queued()
         if not queued:
             return
@@ -106,11 +111,12 @@ class Early:
     def make_room(self, tool: str) -> None:
         """Call off a speculative run where an authoritative call of `tool` would have to wait for it."""
         policy = self._policies.get(tool)
-        entry = policy and to_preempt(tool, policy, self._ledger.executing(), self.authoritative)
-        if entry:
-            if not entry.ended:
-                self._ledger.cancel(entry, self._clock(), "preempted")
-            self.drop([entry])
+        with self._harmless():
+            entry = policy and to_preempt(tool, policy, self._ledger.executing(), self.authoritative)
+            if entry:
+                if not entry.ended:
+                    self._ledger.cancel(entry, self._clock(), "preempted")
+                self.drop([entry])
 
     def key(self, tool: str, arguments: Arguments) -> str:
         """The key under which the ledger matches a call; raises BadArguments."""
@@ -126,13 +132,26 @@ class Early:
     def drop(self, ended: Iterable[Entry]) -> None:
         """Stop the tools of entries that ended, and count their ends."""
         for entry in ended:
-            if entry.state == "squashed":
-                self._metrics.squashes.labels(entry.why).inc()
-            if not entry.executing:
-                self._recorder.early_ended(entry)
-            elif entry.id in self._runs and entry.id not in self._cancelling:
-                self._cancelling.add(entry.id)
-                self._spawn(self._runs[entry.id].cancel())
+            with self._harmless():
+                self._drop(entry)
+
+    def _drop(self, entry: Entry) -> None:
+        if entry.state == "squashed":
+            self._metrics.squashes.labels(entry.why).inc()
+        if not entry.executing:
+            self._recorder.early_ended(entry)
+        elif entry.id in self._runs and entry.id not in self._cancelling:
+            self._cancelling.add(entry.id)
+            self._spawn(self._runs[entry.id].cancel())
+
+    @contextlib.contextmanager
+    def _harmless(self) -> Iterator[None]:
+        """Authoritative calls pass through here: what goes wrong with speculative ones is not theirs."""
+        try:
+            yield
+        except Exception:
+            logger.exception("what runs early was not looked after")
+            self._metrics.errors.labels("internal").inc()
 
     def give_up(self, why: str, belongs: Callable[[Entry], bool]) -> None:
         """Cancel what is queued or running for nobody."""
@@ -164,17 +183,20 @@ class Early:
         return answer.reason if isinstance(answer, Refusal) else None
 
     def _start(self, entry: Entry) -> None:
-        if not self._may_leave(entry):
-            return
         now = self._clock()
-        self._ledger.started(entry, now)
-        self._recorder.early_started(entry, now)
         call = ToolCall(tenant=entry.tenant, session=entry.session, tool=entry.tool, arguments=entry.arguments)
         try:
+            if not self._may_leave(entry):
+                return
+            self._ledger.started(entry, now)
+            self._recorder.early_started(entry, now)
             run = self._tools.launch(call, speculative=True)
         except Exception as error:
             logger.exception("a run of %s could not be started", entry.tool)
-            self._ledger.settled(entry, Outcome(content=str(error), failure="unavailable"), now)
+            if entry.executing:
+                self._ledger.settled(entry, Outcome(content=str(error), failure="unavailable"), now)
+            else:
+                self._ledger.cancel(entry, now, "not started")
             self._recorder.early_ended(entry)
             return
         self._runs[entry.id] = run

@@ -2,10 +2,8 @@
 
 import itertools
 import json
-from collections import deque
 from collections.abc import Iterable, Mapping
 from math import inf
-from typing import NamedTuple
 
 from sglang_paste.calls import Arguments, SessionId, TenantId, ToolCall, call_key, parse_arguments
 from sglang_paste.config import Limits, Policy
@@ -17,20 +15,11 @@ from sglang_paste.predict.base import Candidate
 from sglang_paste.speculate.announced import Announcements
 from sglang_paste.speculate.entries import Claim, Entry, Refusal, State
 from sglang_paste.speculate.epochs import Footprint, reads_of, writes_of
+from sglang_paste.speculate.made import WritesMade
 
 MAX_QUEUED = 256
 MAX_QUEUED_PER_SESSION = 16
-MAX_WRITES_MADE = 1024
 ENTRY_BYTES = 4096
-
-
-class _Made(NamedTuple):
-    """A write that came through the gateway."""
-
-    tenant: TenantId
-    session: SessionId | None
-    key: str
-    call_id: str | None
 
 
 class Ledger:
@@ -53,7 +42,7 @@ class Ledger:
         self._policies = policies
         self._limits = limits
         self._announced = Announcements()
-        self._made: deque[_Made] = deque(maxlen=MAX_WRITES_MADE)
+        self._made = WritesMade()
         self._ids = itertools.count(1)
         self._entries: dict[int, Entry] = {}  # live ones, and ended ones whose shared result is kept
         self._calls: dict[tuple[TenantId, str], list[Entry]] = {}  # the same by tenant and key
@@ -101,7 +90,7 @@ class Ledger:
         self._announced.returned(event.tenant, event.session, key, event.call_id)
         policy = policy_of(self._policies.get(event.tool), arguments)
         writes = writes_of(policy, event.tenant, event.session)
-        if writes is None or self._came_through(event, key):
+        if writes is None or self._made.take(event, key):
             return []
         return self._squash(writes, now)
 
@@ -191,11 +180,16 @@ class Ledger:
         key = self._key(call.tool, call.arguments)
         session = call.session or self._announced.session_of(call.tenant, key, call.call_id)
         if writes_of(policy_of(self._policies.get(call.tool), call.arguments), call.tenant, session) is not None:
-            self._made.append(_Made(call.tenant, session, key, call.call_id))
+            self._made.add(call, session, key)
         entry = self._match(call.tenant, session, key, now)
         if entry is None:
             return Claim(kind="miss", session=session)
         return self._hand_out(entry, session, now)
+
+    def unmade(self, call: ToolCall) -> None:
+        """A claimed call came to nothing that its client could use. Where the client makes it elsewhere, `returned`
+        counts that."""
+        self._made.undo(call, self._key(call.tool, call.arguments))
 
     def collect(self, entry: Entry) -> Outcome | None:
         """What a joined claim gets once the run is settled; None: run the tool yourself. Once per joined claim."""
@@ -337,14 +331,6 @@ class Ledger:
             return []
         begun = [each for each in self._present(tenant, session, key, now) if each.source == "stream"]
         return self._end_all((each for each in begun if not each.asked), state, why, now)
-
-    def _came_through(self, event: ToolReturned, key: str) -> bool:
-        for made in self._made:
-            same_call = (made.tenant, made.key) == (event.tenant, key)
-            if same_call and made.session in (None, event.session) and made.call_id in (None, event.call_id):
-                self._made.remove(made)
-                return True
-        return False
 
     def _squash(self, writes: Footprint, now: float) -> list[Entry]:
         self.epoch += 1

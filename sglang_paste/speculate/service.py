@@ -201,12 +201,16 @@ class Service:
         next_beat = 0.0
         while True:
             now = self._clock()
-            self._early.drop(self._ledger.expire(now))
-            self._early.plan()
-            if now >= next_beat:
-                next_beat = now + BEAT_S
-                self._bus.ping_all()
-                self._look(now)
+            try:
+                self._early.drop(self._ledger.expire(now))
+                self._early.plan()
+                if now >= next_beat:
+                    next_beat = now + BEAT_S
+                    self._bus.ping_all()
+                    self._look(now)
+            except Exception:
+                logger.exception("the side process could not look after what it holds")
+                self.metrics.errors.labels("internal").inc()
             await anyio.sleep(TICK_S)
 
     def _look(self, now: float) -> None:

@@ -56,6 +56,10 @@ class TrustsThatNothingRunsElsewhere(Ledger):
         return []
 
 
+class TakesWhatCameToNothingForMade(Ledger):
+    def unmade(self, call: ToolCall) -> None: ...
+
+
 class IgnoresTheSession(Ledger):
     def _present(self, tenant: TenantId, session: SessionId | None, key: str, now: float) -> list[Entry]:
         return super()._present(tenant, None, key, now)
@@ -149,6 +153,7 @@ BROKEN: dict[type[Any], tuple[str, int]] = {
     SquashesOnlyTheWritersSession: ("read beside a write", 5),
     AdmitsDuringAWrite: ("read beside a write", 4),
     TrustsThatNothingRunsElsewhere: ("read beside a write", 0),
+    TakesWhatCameToNothingForMade: ("read beside a write", 0),
     IgnoresTheSession: ("another session's result", 0),
     GuessesTheSession: ("taken for another session's", 4),
     IgnoresTheTenant: ("another call's result", 1),

@@ -22,8 +22,8 @@ from side_house import (
 
 from sglang_paste.calls import SessionId, ToolCall
 from sglang_paste.config import Limits, Policy
-from sglang_paste.errors import BadArguments, CallError, OutcomeUnknown, Unavailable, UnknownTool
-from sglang_paste.events import CallReady, Ping, ToolReturned, TurnEnded, TurnStarted
+from sglang_paste.errors import BadArguments, CallError, Unavailable, UnknownTool
+from sglang_paste.events import Ping, ToolReturned, TurnEnded, TurnStarted
 from sglang_paste.gateway.api import Answer
 from sglang_paste.speculate import service as service_module
 
@@ -262,33 +262,6 @@ def test_a_call_id_runs_once(tmp_path: Path) -> None:
     check(main)
 
 
-def test_after_a_crash_nobody_guesses(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with house(tmp_path, FakeTools(write=WRITE)) as home:
-            home.call("write", "a", call_id="c1")
-            await home.run(0)
-            home.tools.runs.clear()
-        async with house(tmp_path, FakeTools(write=WRITE)) as home:
-            with pytest.raises(OutcomeUnknown):
-                home.call("write", "a", call_id="c1")
-            assert not home.tools.runs
-
-    check(main)
-
-
-def test_a_call_that_never_started_may_be_made_again(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with house(tmp_path, FakeTools(write=WRITE)) as home:
-            ticket = home.call("write", "a", call_id="c1")
-            (await home.run(0)).finish("no server", failure="unavailable")
-            assert (await answer(ticket)).outcome.failure == "unavailable"
-            ticket = home.call("write", "a", call_id="c1")
-            (await home.run(1)).finish("written")
-            assert (await answer(ticket)).how == "run"
-
-    check(main)
-
-
 @pytest.mark.parametrize(
     ("tool", "rest", "goes_on"),
     [("read", {}, False), ("write", {}, True), ("read", {"call_id": "c1"}, True)],
@@ -357,22 +330,6 @@ def test_closing_waits_and_then_cancels(tmp_path: Path) -> None:
             with pytest.raises(Unavailable, match="stopping"):
                 await answer(slow)
             assert second.cancelled
-
-    check(main)
-
-
-def test_nonsense_on_the_bus_disturbs_nobody(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with house(tmp_path, FakeTools(read=READ)) as home:
-            for frame in (b"", b"\xff" * 99, b"\x91" * 9999):
-                home.bus.feed("stranger", frame)
-            for text in ("{", "[]", '{"path": NaN}', "\ud800".encode("utf-8", "replace").decode(), "[" * 100_000):
-                home.say(ToolReturned, tool="read", call_id="c", arguments=text, content="")
-            home.say(CallReady, index=0, tool="read", arguments='{"')
-            run = await home.early("read", "a")
-            run.finish("text of a")
-            assert home.bus.malformed == 3
-            assert (await answer(home.call("read", "a", session=SESSION))).outcome.content == "text of a"
 
     check(main)
 

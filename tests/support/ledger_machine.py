@@ -68,6 +68,7 @@ class Machine(RuleBasedStateMachine):
         self.announced: list[Asked] = []
         self.waiting: list[tuple[Asked, Entry]] = []
         self.own: list[Own] = []
+        self.refused: list[Asked] = []
 
     @rule(
         what=st.sampled_from(("call is aborted", "their tool", "their tool", "session ends", "preempt", "time passes")),
@@ -268,6 +269,26 @@ class Machine(RuleBasedStateMachine):
         if run.write:
             run.write.ended = self.now
         self.answer(run.asked, Outcome(content=f"own at {self.now}"))
+
+    @precondition(lambda self: any(run.write for run in self.own))
+    @rule(data=st.data())
+    def own_write_comes_to_nothing(self, data: st.DataObject) -> None:
+        self.now += 1
+        run = data.draw(st.sampled_from([run for run in self.own if run.write]))
+        self.own.remove(run)
+        self.ledger.end_write(run.footprint, self.now)
+        assert run.write is not None
+        run.write.ended = self.now
+        self.ledger.unmade(self.sent(run.asked))
+        self.journal.release(self.sent(run.asked))
+        run.asked.executions -= 1
+        self.refused.append(run.asked)
+
+    @precondition(lambda self: self.refused)
+    @rule()
+    def client_makes_it_itself(self) -> None:
+        self.now += 1
+        self.ran_without_us(self.refused.pop())
 
     @precondition(lambda self: self.own or self.waiting)
     @rule()
