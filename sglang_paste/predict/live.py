@@ -44,7 +44,7 @@ class Trust:
     """Hits against what the probabilities promised, forgetting: below 1 where the patterns promise too much."""
 
     KEEP = 0.9
-    PRIOR = 1.0
+    PRIOR = 3.0
 
     def __init__(self) -> None:
         self._hits = 0.0
@@ -105,13 +105,13 @@ class LivePredictor:
             session.since = event.time
             session.mined.observe_partial("")
             session.mined.offer(event.tools)
-            return self._offers(key, event.time)
+            return self._offers(key, self._left(key, event.time))
         elif isinstance(event, CallOpened):
             if event.said:
                 self._use(key).mined.observe_partial(event.said)
-                return self._offers(key, event.time)
+                return self._offers(key, self._left(key, event.time))
         elif isinstance(event, CallNamed):
-            return self._offers(key, event.time, event.tool)
+            return self._offers(key, NAMED_DELAY, event.tool)
         elif isinstance(event, CallPartial | CallLikely):
             return self._rest(key, event)
         elif isinstance(event, ToolReturned):
@@ -144,7 +144,8 @@ class LivePredictor:
         _push(session.mined, call.tool, call.arguments, content)
         # What a turn offered binds that turn alone: some agents offer other tools in each.
         session.mined.offer(None)
-        return self._offers(key, now)
+        # The call that follows is that of a turn which has not begun.
+        return self._offers(key, self._delay(call.tenant))
 
     def under_way(self, call: ToolCall) -> list[Candidate]:
         """What may follow a call whose result nobody knows yet, as far as it does not depend on that."""
@@ -209,16 +210,17 @@ class LivePredictor:
             trust.learn(guess.probability, guess.tool == tool and self._key(tool, guess.arguments) == made)
         session.offered = []
 
-    def _offers(self, key: SessionKey, now: float, tool: str | None = None) -> list[Candidate]:
+    def _left(self, key: SessionKey, now: float) -> float:
+        """Seconds that are left, as a rule, until the call of the turn under way."""
+        since = self._use(key).since
+        return max(self._delay(key[0]) - (0.0 if since is None else max(now - since, 0.0)), NAMED_DELAY)
+
+    def _offers(self, key: SessionKey, claimed_in: float, tool: str | None = None) -> list[Candidate]:
         session = self._use(key)
         guesses = session.mined.candidates(MAX_OFFERS, tool)
         if tool is None:
             session.offered = guesses
-            elapsed = 0.0 if session.since is None else max(now - session.since, 0.0)
-            delay = max(self._delay(key[0]) - elapsed, NAMED_DELAY)
-        else:
-            delay = NAMED_DELAY
-        return self._candidates(key, guesses, 1.0, delay)
+        return self._candidates(key, guesses, 1.0, claimed_in)
 
     def _rest(self, key: SessionKey, event: CallPartial | CallLikely) -> list[Candidate]:
         """What the arguments that are there may be completed to."""

@@ -225,7 +225,7 @@ class Early:
     def _look_ahead(self, entry: Entry, outcome: Outcome) -> None:
         """What the call may lead to can run before the call is made: its result is here."""
         call = ToolCall(tenant=entry.tenant, session=entry.session, tool=entry.tool, arguments=entry.arguments)
-        left = max(entry.claimed_in - (self._clock() - entry.queued_at), 0.0)
+        left = max(entry.claimed_in - (self._clock() - entry.predicted_at), 0.0)
         self.offer(self._foresee(call, outcome.content, entry.probability, left))
 
     def _may_leave(self, entry: Entry) -> bool:

@@ -30,7 +30,8 @@ class Entry(msgspec.Struct, eq=False, kw_only=True):
     `shared` says that its result may serve several claims, because the tool is pure. `waiters` counts the joined
     claims that have not collected yet; `asked` stays true once there was one. `executing` says that a tool is at
     work for it, which can outlast its end by the time a run takes to be cancelled. `size` is the result's in bytes.
-    Times are CLOCK_MONOTONIC seconds; `why` tells in a word or two why it ended.
+    `claimed_in` counts from `predicted_at`. Times are CLOCK_MONOTONIC seconds; `why` tells in a word or two why it
+    ended.
     """
 
     id: int
@@ -46,7 +47,7 @@ class Entry(msgspec.Struct, eq=False, kw_only=True):
     probability: float
     run_time: RunTime
     claimed_in: float
-    queued_at: float
+    predicted_at: float
     expires_at: float = inf
     state: State = "queued"
     why: str = ""
@@ -68,11 +69,11 @@ class Entry(msgspec.Struct, eq=False, kw_only=True):
         """Seconds it is expected to save, before what it may waste."""
         return self.probability * min(self.run_time.p50, self.claimed_in)
 
-    def refresh(self, candidate: Candidate) -> None:
-        """The same call was predicted again; the better odds hold."""
-        if candidate.probability > self.probability:
+    def refresh(self, candidate: Candidate, now: float) -> None:
+        """The same call was predicted again; the better odds hold, and of equal ones the newer."""
+        if candidate.probability >= self.probability:
             self.probability, self.source = candidate.probability, candidate.source
-            self.run_time, self.claimed_in = candidate.run_time, candidate.claimed_in
+            self.run_time, self.claimed_in, self.predicted_at = candidate.run_time, candidate.claimed_in, now
 
     def move(self, state: State, now: float, why: str = "") -> None:
         """Go on to `state`; raises LedgerError where that is not a step of an entry's life."""

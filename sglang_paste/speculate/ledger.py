@@ -120,7 +120,7 @@ class Ledger:
             return Refusal(reason="improbable")
         key = self._key(candidate.tool, candidate.arguments)
         for present in self._present(candidate.tenant, candidate.session, key, now):
-            present.refresh(candidate)
+            present.refresh(candidate, now)
             return Refusal(reason="present", entry=present)
         reads = reads_of(policy, candidate.tenant, candidate.session)
         if any(writes.meets(reads) for writes in self._writing):
@@ -266,7 +266,7 @@ class Ledger:
             probability=candidate.probability,
             run_time=candidate.run_time,
             claimed_in=candidate.claimed_in,
-            queued_at=now,
+            predicted_at=now,
             expires_at=now + self._limits.result_ttl_s,
         )
 

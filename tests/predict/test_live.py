@@ -1,7 +1,9 @@
 """Mined patterns over the events of a running server."""
 
 import json
+import random
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import msgspec
@@ -24,7 +26,7 @@ from sglang_paste.events import (
 from sglang_paste.mine.learn import Miner
 from sglang_paste.mine.records import Call, Result, Session, Turn
 from sglang_paste.predict import Candidate, Predictors, RunTime, ToolShape, patternfile
-from sglang_paste.predict.live import LivePredictor
+from sglang_paste.predict.live import LivePredictor, Trust
 from sglang_paste.predict.mined import Mined
 from sglang_paste.predict.patterns import Patterns
 
@@ -94,6 +96,27 @@ def test_a_named_tool_and_the_tools_on_offer_narrow_the_choice(mined: Mined) -> 
     house.ask(question("order-0500"), ("find_order",))
     named = house.say(CallNamed, index=0, tool="find_order")[0]
     assert (named.arguments, named.claimed_in) == ({"order": "order-0500"}, pytest.approx(0.3))
+
+
+def test_a_call_is_asked_for_as_late_as_calls_are_whether_its_turn_has_begun_or_not(mined: Mined) -> None:
+    house = House(mined)
+    for _ in range(3):
+        house.ask(question("order-0500"))
+        house.now += 4.0
+        made = house.made("find_order", {"order": "order-0500"}, {"order": "order-0500", "customer": "customer-321"})
+        assert made[0].claimed_in == pytest.approx(4.0), "its turn is still to come"
+        house.now += 10.0
+    assert house.say(TurnStarted, prompt_tokens=1, tools=TOOLS)[0].claimed_in == pytest.approx(4.0)
+    house.now += 1.5
+    assert house.say(CallOpened, index=0, said="so")[0].claimed_in == pytest.approx(2.5)
+
+
+def test_a_promise_that_is_kept_as_often_as_it_says_keeps_its_worth() -> None:
+    chance, trust, worth = random.Random(0), Trust(), []
+    for _ in range(5000):
+        worth.append(trust.factor)
+        trust.learn(0.1, chance.random() < 0.1)
+    assert fmean(worth) > 0.9
 
 
 def test_what_is_said_before_a_call_counts_until_the_turn_ends() -> None:

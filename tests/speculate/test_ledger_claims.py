@@ -1,5 +1,6 @@
 """The ledger, case by case: what a claim finds."""
 
+import msgspec
 import pytest
 from ledger_cases import (
     DONE,
@@ -245,6 +246,15 @@ def test_what_is_there_is_not_admitted_twice_but_takes_better_odds(ledger: Ledge
     assert isinstance(refusal, Refusal)
     assert refusal.entry is entry
     assert (entry.probability, entry.source) == (0.99, "stream")
+
+
+def test_of_equal_odds_the_newer_hold_with_the_time_they_count_from(ledger: Ledger) -> None:
+    entry = admit(ledger)
+    for longer, when in ((5.0, 2.0), (3.0, 4.0)):
+        ledger.admit(msgspec.structs.replace(make_candidate(), claimed_in=longer), when)
+        assert (entry.claimed_in, entry.predicted_at) == (longer, when)
+    ledger.admit(msgspec.structs.replace(make_candidate(probability=0.5), claimed_in=9.0), 5.0)
+    assert (entry.claimed_in, entry.predicted_at) == (3.0, 4.0)
 
 
 def test_a_full_queue_keeps_the_better_ones(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ def make_entry(
         probability=probability,
         run_time=RunTime(p50=run_time, p90=2 * run_time),
         claimed_in=claimed_in,
-        queued_at=0.0,
+        predicted_at=0.0,
         state=state,
         asked=asked,
     )
