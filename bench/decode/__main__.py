@@ -23,18 +23,12 @@ from bench.decode.plugin import Given
 from bench.decode.predicted import Expected, mined, predictions
 from bench.decode.prose import PROSE, QUESTION
 from bench.decode.server import MODEL, OURS, Server, servers
+from bench.drafts import NGRAM_DRAFTS, OUR_DRAFTS, ngram
 from sglang_paste.mine.records import Call, Session
 
-# What `--sweep` found to be the fastest of NGRAM's settings on this bench's calls.
-NGRAM_DRAFTS = 8
 NGRAM_SWEEP = (3, 4, 6, 8, 12)
-OUR_DRAFTS = 48
 # Answers that a server gives before anything is timed, so that what is compiled and measured on first use is there.
 FEW = 12
-
-
-def ngram(drafts: int) -> Sequence[str]:
-    return "--speculative-algorithm", "NGRAM", "--speculative-num-draft-tokens", str(drafts)
 
 
 SIDES: dict[str, Sequence[str]] = {"stock": (), "ngram": ngram(NGRAM_DRAFTS), "ours": (OURS, *ngram(OUR_DRAFTS))}
@@ -155,7 +149,7 @@ def key(case: Case) -> tuple[str, int]:
 
 def sweep(folder: Path, work: Work) -> None:
     """NGRAM at some numbers of drafts, each call on each of them."""
-    sides = {"stock": (), **{f"ngram {drafts}": ngram(drafts) for drafts in NGRAM_SWEEP}}
+    sides: dict[str, Sequence[str]] = {"stock": (), **{f"ngram {drafts}": ngram(drafts) for drafts in NGRAM_SWEEP}}
     with servers(folder, sides, work.before) as running:
         for server in running:
             warm(server, work.before[:FEW])

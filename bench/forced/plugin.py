@@ -35,14 +35,17 @@ def register() -> None:
 
 
 def made(_result: None, req: Any, *_args: Any, **_kwargs: Any) -> None:
-    """After a request was made: it ends where its script does, and nowhere else."""
+    """After a request was made: it ends where its script does, and nowhere else. As many tokens as it asks for are left
+    to it where the script ends with one that ends answers."""
     params = req.sampling_params
     ids = (getattr(params, "custom_params", None) or {}).get(FORCED_IDS)
     if ids:
         # A retracted request is prefilled again with what it has said, but its prompt stays as long as it is now.
         script = Script(len(req.origin_input_ids), tuple(ids))
         req.forced_script = _scripts[req.rid] = script
-        params.max_new_tokens, params.min_new_tokens = len(ids), 0
+        asked = params.max_new_tokens or 0
+        params.max_new_tokens = max(asked, len(ids)) if ids[-1] in (req.eos_token_ids or ()) else len(ids)
+        params.min_new_tokens = 0
         params.stop_strs, params.stop_regex_strs, params.stop_token_ids = [], [], None
 
 

@@ -16,12 +16,13 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from bench.cpu import record
 from bench.replay import made_up, plan, recording, train
-from bench.replay.client import Diverged
+from bench.replay.client import MAX_TOKENS, Diverged
 from bench.replay.complete import require_as_stock
 from bench.replay.play import Cast, Player
 from bench.replay.recording import Recording, Wanted
@@ -49,18 +50,29 @@ MADE_UP = 60
 class Production:
     """All blocks of one call of the bench."""
 
-    def __init__(self, arguments: argparse.Namespace, recordings: list[Recording], recurring: frozenset[str]) -> None:
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        recordings: list[Recording],
+        known: list[Recording],
+        recurring: frozenset[str],
+    ) -> None:
         self._arguments = arguments
+        speaker = Speaker(arguments.model)
+        self.schemas = recording.schemas(known)
+        tools = {
+            source: offered({name: self.schemas[name] for name in names})
+            for source, names in recording.tools(known).items()
+        }
+        recordings = _with_room(recordings, speaker, tools, arguments.pool)
         self._recordings = recordings
         self._settings = len(arguments.agents) * len(arguments.tool_share)
         count = (self._settings + arguments.fast) * arguments.repetitions
         self._groups = plan.groups(recordings, count)
         self._file: Path | None = arguments.rows
         self.rows: list[Row] = read_rows(self._file) if self._file and self._file.exists() else []
-        speaker = Speaker(arguments.model)
-        self.schemas = recording.schemas(recordings)
         ids = {each.name: speaker.ids(each) for each in recordings}
-        self._casts = [Cast(group, ids, recurring, offered(self.schemas)) for group in self._groups]
+        self._casts = [Cast(group, ids, recurring, tools) for group in self._groups]
 
     async def play(self, servers: dict[Run, Server], tools: ToolServer) -> None:
         """Every block that has no rows yet."""
@@ -151,10 +163,13 @@ def main() -> int:
 
 def _bench(arguments: argparse.Namespace) -> None:
     sessions = recording.read(arguments.sessions) if arguments.sessions else made_up.sessions(MADE_UP)
-    played = _played(arguments, sessions)
+    known = [recording.record(session) for session in sessions]
+    played = _played(arguments, known)
     lessons = train.lessons(sessions, played)
     patterns = arguments.patterns or train.mined(train.some(lessons))
-    production = Production(arguments, played, frozenset() if arguments.patterns else lessons.recurring)
+    own = {each.source for each in played}
+    agents = [each for each in known if each.source in own]
+    production = Production(arguments, played, agents, frozenset() if arguments.patterns else lessons.recurring)
     _perform(production, arguments, patterns)
     require_as_stock(production.rows)
     _report(production.rows, arguments)
@@ -175,10 +190,24 @@ def _perform(production: Production, arguments: argparse.Namespace, patterns: Pa
             asyncio.run(loop(servers, tools))
 
 
-def _played(arguments: argparse.Namespace, sessions: Sequence[Session]) -> list[Recording]:
+def _with_room(
+    recordings: Sequence[Recording], speaker: Speaker, tools: dict[str, list[dict[str, Any]]], pool: int
+) -> list[Recording]:
+    """Those that a server can be asked in full."""
+    most, kept = min(speaker.context, pool) - MAX_TOKENS, []
+    for each in recordings:
+        length = speaker.length(each, tools[each.source])
+        if length <= most:
+            kept.append(each)
+        else:
+            print(f"left out: {each.name}, {length} tokens of at most {most}", file=sys.stderr, flush=True)
+    return kept
+
+
+def _played(arguments: argparse.Namespace, known: Sequence[Recording]) -> list[Recording]:
     count = (len(arguments.agents) * len(arguments.tool_share) + arguments.fast) * arguments.repetitions
     wanted = Wanted(count * arguments.per_block, arguments.prompt_chars, arguments.said_chars)
-    return recording.choose((recording.record(session) for session in sessions), wanted)
+    return recording.choose(known, wanted)
 
 
 def _report(rows: Sequence[Row], arguments: argparse.Namespace) -> None:

@@ -17,6 +17,8 @@ from bench.replay.toolserver import OTHER, SESSION_HEADER, ToolServer
 from bench.stream import Collected, assistant_message
 
 TIMEOUT_S = 600.0
+# What an agent asks for; how much it gets to hear is for nobody to know before.
+MAX_TOKENS = 1024
 _JSON = {"content-type": "application/json"}
 
 
@@ -140,7 +142,7 @@ class Agent:
             "tools": offered,
             "session_id": self._name,
             "temperature": 0,
-            "max_tokens": len(ids),
+            "max_tokens": MAX_TOKENS,
             "stream": True,
             "stream_options": {"include_usage": True},
             "custom_params": {FORCED_IDS: ids},

@@ -22,15 +22,17 @@ from bench.turns.stamps import Stamps
 
 _METRIC = re.compile(r"^(paste_\w+(?:\{[^}]*\})?) ([0-9.e+-]+)$", re.MULTILINE)
 _SAMPLE_S = 0.5
+_BEGUN = "paste_runs_total"
 
 
 class Cast(msgspec.Struct, frozen=True):
-    """The sessions of a block, what the model says in each, which of them recur, and the tools that are offered."""
+    """The sessions of a block, what the model says in each, which of them recur, and the tools offered to those of each
+    source."""
 
     recordings: list[Recording]
     ids: dict[str, list[list[int]]]
     recurring: frozenset[str]
-    offered: list[dict[str, Any]]
+    offered: dict[str, list[dict[str, Any]]]
 
 
 class Player:
@@ -58,6 +60,7 @@ class Player:
             memory.cancel()
             counters = await _counters(http, server)
             early = await _early(http, server, began)
+        _complain(len(early), counters, before)
         stamps = server.stamps()
         tasks = [_task(place, each, cast, world, stamps, began) for each in played]
         useful = sum(call.duration_s for task in tasks for call in task.calls)
@@ -112,8 +115,9 @@ class _Stage:
         began = time.monotonic()
         ids = self._cast.ids[recording.name]
         player = Agent(self._http, self._port, self._tools, recording, ids, name)
+        offered = self._cast.offered[recording.source]
         try:
-            return _Part(agent, name, recording, began, await player.play(self._server, self._cast.offered))
+            return _Part(agent, name, recording, began, await player.play(self._server, offered))
         except Garbled as garbled:
             return garbled
 
@@ -184,12 +188,21 @@ async def _early(http: httpx.AsyncClient, server: Server, began: float) -> Seque
         Early(
             tool=span["name"],
             probability=span.get("probability"),
+            written=span.get("source") == "stream",
             end=span["outcome"],
             run_s=(span["end"] or span["start"]) - span["start"],
         )
         for span in spans
         if span["lane"] == "speculative" and span["start"] >= began
     ]
+
+
+def _complain(told: int, counters: dict[str, float], before: dict[str, float]) -> None:
+    begun = sum(
+        value - before.get(name, 0.0) for name, value in counters.items() if _BEGUN in name and "speculative" in name
+    )
+    if told < begun:
+        print(f"of {begun:.0f} early runs the gateway tells of {told} now: waste is more", file=sys.stderr, flush=True)
 
 
 async def _peak(pid: int) -> int:

@@ -11,12 +11,14 @@ import msgspec
 from bench.replay.durations import LEAST_RECORDED_S, LEAST_S, fitted, uniform
 from bench.replay.effects import declared, effect_of, key_of
 from bench.replay.records import Effect
+from sglang_paste.calls import canonical
+from sglang_paste.errors import BadArguments
 from sglang_paste.execute.load import NAME
 from sglang_paste.execute.process import readable
 from sglang_paste.mine.messages import Message, steps
 from sglang_paste.mine.read import Reader
 from sglang_paste.mine.records import Session
-from sglang_paste.mine.split import recording_key
+from sglang_paste.mine.split import Tasks, recording_key
 
 DOMAINS = {
     "tau_bench": "customer service",
@@ -93,22 +95,18 @@ def places(calls: Iterable[Call]) -> list[Place]:
 
 
 def record(session: Session, seed: int = 0) -> Recording:
-    """The session as it is replayed. A call that nothing was written for since it was made before returns the same."""
+    """The session as it is replayed. A call that nothing was written for since it was made before returns the same;
+    one whose arguments are not JSON is left out."""
     answers: list[Answer] = []
     arrived: list[Message] = []
-    results: dict[str, str] = {}
-    found = list(steps(session))
-    for step in found:
-        for message in step.messages:
-            if message["role"] == "tool":
-                results[message["tool_call_id"]] = _clean(message["content"])
-    for step in found:
+    for step in list(steps(session)):
         if step.turn.role != "assistant":
             arrived += [_message(message) for message in step.messages if message["role"] in ("system", "user")]
             continue
         calls = tuple(
-            _call(session, len(answers), index, call, results.get(str(call.id), ""), step.durations[index], seed)
+            _call(session, len(answers), index, call, step.results[index] or "", step.durations[index], seed)
             for index, call in enumerate(step.calls)
+            if _is_json(call.arguments)
         )
         content = _clean(step.turn.content)
         if not arrived and answers and not answers[-1].calls:
@@ -134,14 +132,17 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 def choose(recordings: Iterable[Recording], wanted: Wanted, seed: int = 0) -> list[Recording]:
-    """As many of each domain as there are, in an order that depends on names and `seed` alone; of a task only one."""
+    """As many of each domain as there are, in an order that depends on names and `seed` alone; of a task, by id or
+    text, only one."""
     by_domain: dict[str, list[Recording]] = {}
+    tasks = Tasks()
     for each in recordings:
+        tasks.add(each.session)
         short = shortened(each, wanted)
         if _fits(short, wanted):
             by_domain.setdefault(short.domain, []).append(short)
     queues = [
-        deque(_one_a_task(sorted(found, key=lambda each: uniform(seed, each.name))))
+        deque(_one_a_task(sorted(found, key=lambda each: uniform(seed, each.name)), tasks))
         for _, found in sorted(by_domain.items())
     ]
     chosen: list[Recording] = []
@@ -170,8 +171,17 @@ def schemas(sessions: Iterable[Recording]) -> dict[str, dict[str, Any]]:
     seen: dict[str, list[dict[str, Any]]] = {}
     for each in sessions:
         for call in each.calls:
-            seen.setdefault(call.tool, []).append(call.arguments)
+            if NAME.fullmatch(call.tool):
+                seen.setdefault(call.tool, []).append(call.arguments)
     return {tool: _schema(found) for tool, found in sorted(seen.items())}
+
+
+def tools(sessions: Iterable[Recording]) -> dict[str, list[str]]:
+    """The tools that the agents of each source have: all that any of them calls."""
+    seen: dict[str, set[str]] = {}
+    for each in sessions:
+        seen.setdefault(each.source, set()).update(call.tool for call in each.calls)
+    return {source: sorted(filter(NAME.fullmatch, names)) for source, names in seen.items()}
 
 
 def _schema(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -194,7 +204,7 @@ def _call(session: Session, turn: int, index: int, call: Any, result: str, recor
     known, arguments = declared(call.name), _clean_all(call.arguments)
     if recorded is None or recorded < LEAST_RECORDED_S.get(known.kind, LEAST_S):
         recorded = fitted(known.kind, session.source, session.session_id, turn, index, seed)
-    return Call(call.name, arguments, result, effect_of(call.name, arguments), recorded)
+    return Call(call.name, arguments, _clean(result), effect_of(call.name, arguments), recorded)
 
 
 def _message(message: Message) -> Message:
@@ -223,6 +233,14 @@ def _clean_all(value: Any) -> Any:
     return {_clean(name): _clean_all(each) for name, each in value.items()} if isinstance(value, dict) else value
 
 
+def _is_json(arguments: dict[str, Any]) -> bool:
+    try:
+        canonical(_clean_all(arguments))
+    except BadArguments:
+        return False
+    return True
+
+
 def _is_short(each: Recording, wanted: Wanted) -> bool:
     fits = each.prompt_chars <= wanted.prompt_chars and each.said_chars <= wanted.said_chars
     return fits and len(each.calls) <= wanted.calls[1]
@@ -233,9 +251,10 @@ def _fits(each: Recording, wanted: Wanted) -> bool:
     return named and len(each.calls) >= wanted.calls[0] and bool(each.answers[0].arrives)
 
 
-def _one_a_task(recordings: Sequence[Recording]) -> Iterator[Recording]:
-    seen = set[str]()
+def _one_a_task(recordings: Sequence[Recording], tasks: Tasks) -> Iterator[Recording]:
+    seen = set[bytes]()
     for each in recordings:
-        if each.session.task_id not in seen:
-            seen.add(each.session.task_id)
+        task = tasks.of(each.session)
+        if task not in seen:
+            seen.add(task)
             yield each

@@ -115,12 +115,14 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="tas
 
 
 class Early(msgspec.Struct, frozen=True, kw_only=True):
-    """A tool that ran before it was asked for: with which probability, what came of it, and how long it ran."""
+    """A tool that ran before it was asked for: with which probability, what came of it, and how long it ran. `written`:
+    the model had written the call when it began, so that nothing was foreseen."""
 
     tool: str
     probability: float | None
     end: End
     run_s: float
+    written: bool = False
 
 
 class Block(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="block"):

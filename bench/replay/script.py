@@ -16,6 +16,7 @@ class Speaker:
         from transformers import AutoTokenizer
 
         self._tokenizer = AutoTokenizer.from_pretrained(str(model))
+        self.context = int(json.loads((model / "config.json").read_text())["max_position_embeddings"])
         template = model / "chat_template.jinja"
         if template.exists():
             self._tokenizer.chat_template = template.read_text()
@@ -23,6 +24,14 @@ class Speaker:
     def ids(self, recording: Recording) -> list[list[int]]:
         """What is said in each of its answers, the end token included."""
         return [self._ids(answer) for answer in recording.answers]
+
+    def length(self, recording: Recording, offered: list[dict[str, Any]]) -> int:
+        """Tokens of its last prompt with the answer to it."""
+        told: list[Message] = []
+        for answer in recording.answers:
+            told += [*answer.arrives, _message(answer)]
+            told += [{"role": "tool", "content": call.result} for call in answer.calls]
+        return len(self._tokenizer.encode(self._render(told, tools=offered), add_special_tokens=False))
 
     def _ids(self, answer: Answer) -> list[int]:
         asked: list[Message] = [{"role": "user", "content": "?"}]

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import psutil
 
+from bench.drafts import NGRAM_DRAFTS, OUR_DRAFTS, ngram
 from bench.replay.effects import Declared, declared
 from bench.replay.records import Run
 from bench.replay.toolserver import CONCURRENCY, SESSION_HEADER, ToolServer
@@ -32,8 +33,7 @@ _OFF: dict[Part, tuple[str, ...]] = {
     "order": ("--tool-return-bound", "0"),
     "warm": ("--tool-warm-slice", "0"),
 }
-_NGRAM = ("--speculative-algorithm", "NGRAM")
-_ON: dict[Part, tuple[str, ...]] = {"drafts": _NGRAM}
+_ON: dict[Part, tuple[str, ...]] = {"drafts": ngram(OUR_DRAFTS)}
 # Recorded tools wait instead of working, so that more of them may run early than there are cores.
 LIMITS = Limits(speculative=8, per_session=3, per_tool=8)
 _SCHEDULER = "sglang::scheduler"
@@ -80,7 +80,8 @@ def write_tools(folder: Path, schemas: dict[str, dict[str, Any]], server: ToolSe
             f'url = "{server.url(tool)}"',
             f'session_header = "{SESSION_HEADER}"',
             f'effect = "{known.effect}"',
-            f'observes = "local"\ntimeout_s = 600.0\nconcurrency = {CONCURRENCY}',
+            _seen(known),
+            f"timeout_s = 600.0\nconcurrency = {CONCURRENCY}",
             f"speculate = {json.dumps(known.effect != 'write' or bool(known.reads_when))}",
             f"parameters = {_toml(schema)}",
             f"inert = {_toml([name for name in known.inert if name in schema['properties']])}",
@@ -97,6 +98,10 @@ def write_tools(folder: Path, schemas: dict[str, dict[str, Any]], server: ToolSe
     return path
 
 
+def _seen(known: Declared) -> str:
+    return 'observes = "external"\ndisclose = true' if known.kind in ("web", "api") else 'observes = "local"'
+
+
 def _touches(known: Declared) -> tuple[str, ...]:
     if known.effect != "write":
         return ("reads",)
@@ -105,7 +110,7 @@ def _touches(known: Declared) -> tuple[str, ...]:
 
 def _arguments(run: Run, tools: Path, patterns: Path | None) -> tuple[str, ...]:
     if run not in PARTS:
-        return _NGRAM if run == "A2" else ()
+        return ngram(NGRAM_DRAFTS) if run == "A2" else ()
     on = PARTS[run]
     switches = [flag for part, flags in _OFF.items() if part not in on for flag in flags]
     switches += [flag for part, flags in _ON.items() if part in on for flag in flags]

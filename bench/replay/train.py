@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
+from operator import eq
 from pathlib import Path
 
 import msgspec
@@ -14,7 +15,7 @@ from bench.forced.launch import ROOT
 from bench.replay.durations import uniform
 from bench.replay.recording import Recording
 from sglang_paste.mine.learn import Miner
-from sglang_paste.mine.records import Session
+from sglang_paste.mine.records import Session, Turn
 from sglang_paste.mine.split import Tasks, recording_key
 from sglang_paste.predict import patternfile
 
@@ -33,11 +34,20 @@ class Lessons(msgspec.Struct, frozen=True):
 
 
 def lessons(sessions: Sequence[Session], played: Sequence[Recording], seed: int = 0) -> Lessons:
-    """No session that is replayed is learned from. Of half of those whose task, by id or text, others have as well, the
-    task is: they recur; of all others, no session of their task is learned from."""
+    """No session that is replayed is learned from, nor a copy, a beginning or a continuation of it. Of half of those
+    whose task, by id or text, others have as well, the task is: they recur; of all others, no session of their task is
+    learned from."""
     tasks, keys = Tasks(), {recording_key(each.session) for each in played}
     for session in sessions:
         tasks.add(session)
+    by_task: dict[bytes, list[Session]] = {}
+    for each in played:
+        by_task.setdefault(tasks.of(each.session), []).append(each.session)
+    keys |= {
+        recording_key(session)
+        for session in sessions
+        if any(_is_one_course(session, other) for other in by_task.get(tasks.of(session), ()))
+    }
     elsewhere = Counter(tasks.of(session) for session in sessions if recording_key(session) not in keys)
     recurring = frozenset(
         each.name
@@ -50,6 +60,16 @@ def lessons(sessions: Sequence[Session], played: Sequence[Recording], seed: int 
     again = {tasks.of(each.session) for each in played if each.name in seen}
     train.sort(key=lambda each: (tasks.of(each) not in again, uniform(seed, each.source, each.session_id)))
     return Lessons(train, seen)
+
+
+def _is_one_course(one: Session, other: Session) -> bool:
+    """Whether one goes on where the other ends, or ends where it does: word for word the same until then."""
+    return all(map(eq, map(_said, one.turns), map(_said, other.turns)))
+
+
+def _said(turn: Turn) -> object:
+    calls = [(call.name, call.arguments) for call in turn.tool_calls]
+    return turn.role, turn.content, calls, [result.content for result in turn.tool_results]
 
 
 def some(lessons: Lessons, most: int = MOST_CALLS) -> list[Session]:

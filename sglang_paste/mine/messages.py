@@ -11,21 +11,23 @@ Message = dict[str, Any]
 
 
 class Step:
-    """One turn: its messages, the calls in it, and for each of these the seconds it ran (None where not recorded)."""
+    """One turn: its messages, the calls in it, and for each of these what it returned and the seconds it ran (None
+    where not recorded)."""
 
-    __slots__ = ("calls", "durations", "messages", "turn")
+    __slots__ = ("calls", "durations", "messages", "results", "turn")
 
     def __init__(self, turn: Turn, messages: list[Message], calls: tuple[Call, ...]) -> None:
         self.turn = turn
         self.messages = messages
         self.calls = calls
+        self.results: list[str | None] = [None] * len(calls)
         self.durations: list[float | None] = [None] * len(calls)
 
 
 def steps(session: Session) -> Iterator[Step]:
     """The session's turns in order. A call without an id gets one, and its result the same."""
     found = list[Step]()
-    pending, by_id = Pending(), dict[str | None, tuple[Step, int]]()
+    pending, by_id = Pending(), dict[str | None, list[tuple[Step, int]]]()
     for number, turn in enumerate(session.turns):
         calls = tuple(
             call if call.id else Call(call.name, call.arguments, f"call_{number}_{index}")
@@ -34,13 +36,15 @@ def steps(session: Session) -> Iterator[Step]:
         step = Step(turn, list(_messages(turn, calls)), calls)
         if turn.role == "assistant":
             pending = Pending(calls)
-            by_id = {call.id: (step, index) for index, call in enumerate(calls)}
+            by_id = {}
+            for index, call in enumerate(calls):
+                by_id.setdefault(call.id, []).append((step, index))
         for result in turn.tool_results:
             answered = pending.result(result.content, result.id, result.name or None)
             step.messages.append(_tool_message(answered))
-            if answered.id in by_id:
-                made, index = by_id[answered.id]
-                made.durations[index] = result.duration_s
+            if by_id.get(answered.id):
+                made, index = by_id[answered.id].pop(0)
+                made.results[index], made.durations[index] = result.content, result.duration_s
         found.append(step)
     yield from found
 

@@ -26,7 +26,7 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
 
     `name` is the tool's name or "turn"; `session` is empty where the caller did not say. `outcome` is how it ended: for
     "model" the reason the turn stopped, for "tool" how the call was answered (its span is what the client waited),
-    for "speculative" the end of the entry.
+    for "speculative" the end of the entry; of one, `probability` and `source` say what it was begun for.
     """
 
     tenant: TenantId
@@ -39,6 +39,7 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str = "running"
     request: str = ""
     probability: float | None = None
+    source: str = ""
     marks: tuple[Mark, ...] = ()
 
 

@@ -88,6 +88,7 @@ class Recorder:
                 detail=canonical(entry.arguments),
                 start=now,
                 probability=entry.probability,
+                source=entry.source,
             )
         )
 

@@ -51,6 +51,8 @@ def test_who_comes_into_a_slot_is_not_held_to_the_last_ones_script() -> None:
 class Request:
     """What the hooks see of a request."""
 
+    eos_token_ids = frozenset({8})
+
     def __init__(self, ids: list[int] | None, prompt: int = 3, rid: str = "r") -> None:
         custom = None if ids is None else {FORCED_IDS: ids}
         self.sampling_params = SimpleNamespace(custom_params=custom, max_new_tokens=99, ignore_eos=False)
@@ -84,6 +86,12 @@ def test_an_answer_ends_where_its_script_does() -> None:
     assert req.sampling_params.ignore_eos
     # More than the script was accepted at once; SGLang cuts it off.
     assert "length" in said(req, 7, 9)
+
+
+def test_one_that_ends_with_an_end_token_does_not_know_how_long_it_will_be() -> None:
+    assert Request([5, 8]).sampling_params.max_new_tokens == 99
+    assert Request([5, 6]).sampling_params.max_new_tokens == 2
+    assert Request([*range(200), 8]).sampling_params.max_new_tokens == 201
 
 
 def test_an_answer_that_leaves_its_script_is_an_error() -> None:

@@ -54,8 +54,10 @@ def as_page(found: Sequence[Row], sim_error_pct: float | None = None, more: Sequ
 
 
 def reliability(blocks: Sequence[Block]) -> Bins:
-    """How often early runs were asked for, in bins of their probability: mean probability, share, count, interval."""
-    pairs = [(each.probability, each.end) for block in blocks for each in block.early if each.probability is not None]
+    """How often foreseen calls that ran early were asked for, in bins of their probability: mean probability, share,
+    count, interval."""
+    foreseen = [each for block in blocks for each in block.early if not each.written]
+    pairs = [(each.probability, each.end) for each in foreseen if each.probability is not None]
     found: Bins = []
     for number in range(BINS):
         inside = [(odds, end == "claimed") for odds, end in pairs if min(int(odds * BINS), BINS - 1) == number]
@@ -137,7 +139,8 @@ def _lead(found: Summary) -> str:
 
 
 _TIMES = ["run", "n", "mean, s", "p50", "p95", "p99", "mean against A, %", "p99 against A, %"]
-_WORKS = ["run", "tool latency, s", "reused", "joined", "promoted", "not foreseen", "wasted/useful", "calls/session"]
+_WORKS = ["run", "tool latency, s", "reused", "joined", "promoted", "not early", "foreseen", "wasted/foreseen"]
+_WORKS += ["calls/session"]
 _WORKS += ["against A", "prefix hit, %", "accept length", "engine, %", "tools at work", "GB"]
 
 
@@ -158,7 +161,7 @@ def _work_cells(each: Numbers) -> list[str]:
     return [
         plots.label(each.run),
         f"{each.tool_latency_s:.3f}",
-        *(str(count) for count in (*counts, sum(each.outcomes.values()) - sum(counts))),
+        *(str(count) for count in (*counts, sum(each.outcomes.values()) - sum(counts), each.useful)),
         "–" if waste is None else f"{waste:.2f}",
         f"{each.calls_per_session:.1f}",
         "–" if against is None else f"{against:.2f}",

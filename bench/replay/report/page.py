@@ -57,7 +57,7 @@ def times(found: Sequence[Numbers]) -> str:
 
 def works(found: Sequence[Numbers]) -> str:
     """What each run did for it: latency, hits by kind, waste, cache, drafts, machine."""
-    columns = ["run", "tool latency, s", "reused", "joined", "promoted", "not foreseen", "wasted ÷ useful"]
+    columns = ["run", "tool latency, s", "reused", "joined", "promoted", "not early", "foreseen", "wasted ÷ foreseen"]
     columns += ["calls a session", "against A", "prefix hit, %", "accept length", "engine, %", "tools at work", "GB"]
     rows = []
     for each in found:
@@ -68,7 +68,7 @@ def works(found: Sequence[Numbers]) -> str:
             [
                 escape(label(each.run)),
                 f"{each.tool_latency_s:.2f}",
-                *(str(count) for count in (*counts, missed)),
+                *(str(count) for count in (*counts, missed, each.useful)),
                 "–" if waste is None else f"{waste:.2f}",
                 f"{each.calls_per_session:.1f}",
                 "–" if against is None else f"{against:.2f}×",

@@ -77,7 +77,7 @@ def where_time_goes(found: Sequence[Numbers]) -> Figure:
 
 def hits(found: Sequence[Numbers]) -> Figure | None:
     """What became of the calls, in the runs in which tools run early."""
-    early = [each for each in found if each.run not in STOCK and (each.useful or each.wasted)]
+    early = [each for each in found if each.run not in STOCK and (each.useful or each.written or each.wasted)]
     if not early:
         return None
     bars = []
@@ -95,8 +95,9 @@ def hits(found: Sequence[Numbers]) -> Figure | None:
         title="Hits and waste",
         svg=stacks(bars, axis, "what became of the calls", lambda length: f"{length:.0f}"),
         caption=f"Of up to {calls:,} calls a run: the result was there (reused), its run was under way (joined), it "
-        "was queued (promoted: the tool then ran as it would have), or it was not foreseen. Right: early runs for "
-        "nothing, for each that was used.",
+        "was queued (promoted: the tool then ran as it would have), or it did not run early. Of those of "
+        f"{label(early[-1].run)} that did, {early[-1].useful:,} had begun before their call was written, and "
+        f"{early[-1].written:,} when it was. Right: early runs for nothing, for each foreseen one that was used.",
         legend=tuple((f"bar {kind}", words) for kind, words in ENDS.items()),
     )
 
@@ -214,9 +215,9 @@ def reliability(bins: Sequence[tuple[float, float, int, tuple[float, float]]]) -
     return Figure(
         title="Can the probabilities be trusted?",
         svg=frame.svg(parts, "reliability of the probabilities"),
-        caption=f"{sum(count for _, _, count, _ in bins):,} early runs of F, in tenths of their probability; a larger "
-        "dot stands for more of them. On the dashed line promises are kept; above it they are modest. A run that was "
-        "squashed or not asked for in time counts as not asked for. Whiskers: 95 %.",
+        caption=f"{sum(count for _, _, count, _ in bins):,} early runs of F that began before their call was written, "
+        "in tenths of their probability; a larger dot stands for more of them. On the dashed line promises are kept; "
+        "above it they are modest. A run that was squashed or not asked for in time counts as not asked for. Whiskers: 95 %.",
         legend=(("dot run-F", "early runs"), ("line ideal", "promises kept")),
     )
 

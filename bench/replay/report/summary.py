@@ -26,7 +26,8 @@ class Spent(msgspec.Struct, frozen=True, kw_only=True):
 
 class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     """One run in one setting. Changes are per cent against stock; `calls_ratio` is what the tools were executed for a
-    session, against stock; `wasted` are early runs that nobody asked for, `useful` those that somebody did."""
+    session, against stock; `wasted` are early runs that nobody asked for, `useful` those that were foreseen and asked
+    for, `written` those that were and began only when their call was written."""
 
     setting: Setting
     run: Run
@@ -40,6 +41,7 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     outcomes: dict[Outcome, int]
     wasted: int
     useful: int
+    written: int
     calls_per_session: float
     calls_ratio: float | None
     prefix_hit_pct: float
@@ -50,7 +52,7 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def wasted_per_useful(self) -> float | None:
-        """Early runs for nothing, for each that was not."""
+        """Early runs for nothing, for each foreseen one that was not."""
         return self.wasted / self.useful if self.useful else None
 
     @property
@@ -61,8 +63,8 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hit_rate(self) -> float:
-        """The part of the calls that had been foreseen."""
-        return sum(self.outcomes.get(each, 0) for each in HITS) / max(sum(self.outcomes.values()), 1)
+        """The part of the calls that ran before they were written."""
+        return self.useful / max(sum(self.outcomes.values()), 1)
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,13 +98,13 @@ def summary(found: Sequence[Row], sim_error_pct: float | None = None) -> Summary
     that is added; None where the runs for it are missing. A name may be followed by the part of the sessions it is
     about: a domain, `recurring` tasks or `unseen` ones."""
     rows = Rows(found)
-    fast = rows.named(FAST)
+    fast, again = rows.named(FAST), _reduction(rows, "same", "wrong")
     said: Summary = {
         "mean_reduction_pct": _reduction(rows, "A", "F"),
         "p99_reduction_pct": _reduction(rows, "A", "F", statistic=quantile(0.99)),
         "vs_ngram_reduction_pct": _reduction(rows, "A2", "F"),
         "tool_latency_ratio": _latency(rows),
-        "all_wrong_overhead_pct": _minus(_reduction(rows, "same", "wrong") or _reduction(rows, "A", "wrong")),
+        "all_wrong_overhead_pct": _minus(_reduction(rows, "A" if again is None else "same", "wrong")),
         "a_vs_a_pct": _minus(_reduction(rows, "A", "same")),
         "tool_share_pct": _share(rows),
         "sim_error_pct": None if sim_error_pct is None else round(sim_error_pct, 2),
@@ -146,7 +148,7 @@ def _numbers(rows: Rows, setting: Setting, run: Run) -> Numbers:
     calls = [call for task in tasks for call in task.calls]
     turns = [turn for task in tasks for turn in task.turns]
     steps = sum(turn.steps for turn in turns)
-    ends = Counter(each.end for block in blocks for each in block.early)
+    ends = Counter((each.end == "claimed", each.written) for block in blocks for each in block.early)
     per_session = sum(task.executions + task.early for task in tasks) / max(len(tasks), 1)
     stock = rows.tasks(setting, "A")
     stock_calls = sum(task.executions + task.early for task in stock) / max(len(stock), 1)
@@ -162,8 +164,9 @@ def _numbers(rows: Rows, setting: Setting, run: Run) -> Numbers:
         spent=spent(tasks),
         tool_latency_s=sum(call.latency_s for call in calls) / max(len(calls), 1),
         outcomes=dict(Counter(call.outcome for call in calls)),
-        wasted=sum(ends.values()) - ends["claimed"],
-        useful=ends["claimed"],
+        wasted=ends[False, False] + ends[False, True],
+        useful=ends[True, False],
+        written=ends[True, True],
         calls_per_session=per_session,
         calls_ratio=per_session / stock_calls if stock_calls else None,
         prefix_hit_pct=prefix_hit_pct(tasks),

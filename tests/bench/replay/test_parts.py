@@ -1,5 +1,6 @@
 """What is replayed and what its tools return, without a server."""
 
+import msgspec
 import pytest
 from replay_rows import block, place, task
 
@@ -13,6 +14,7 @@ from bench.replay.records import Setting
 from bench.replay.script import is_said
 from bench.replay.world import WRONG, World
 from sglang_paste.mine.records import Call, Result, Session, Turn
+from sglang_paste.mine.split import Tasks
 
 
 def session(*turns: Turn, name: str = "s", task: str = "t") -> Session:
@@ -65,6 +67,22 @@ def test_what_would_be_a_token_of_its_own_is_none() -> None:
     assert "<tool_call>" not in text
     assert "</tool_call>" not in text
     text.encode()
+
+
+def test_an_id_that_is_used_again_is_that_of_another_call() -> None:
+    told = session(
+        Turn("assistant", "", (Call("look", {"at": 1}, "c"), Call("look", {"at": 2}, "c"))),
+        Turn("tool", tool_results=(Result("look", "one", "c", 1.0), Result("look", "two", "c", 2.0))),
+        Turn("assistant", "", (Call("look", {"at": 3}, "c"), Call("look", {"at": 4}, "d"))),
+        Turn("tool", tool_results=(Result("look", "four", "d", 4.0), Result("look", "three", "c", 3.0))),
+    )
+    calls = recording.record(told).calls
+    assert [(call.result, call.seconds) for call in calls] == [("one", 1), ("two", 2), ("three", 3), ("four", 4)]
+
+
+def test_a_call_that_json_cannot_say_is_left_out() -> None:
+    told = session(*called("look", "one", at=float("nan")), *called("look", "two", at=1))
+    assert [call.result for call in recording.record(told).calls] == ["two"]
 
 
 def test_answers_in_a_row_are_one() -> None:
@@ -141,6 +159,8 @@ def test_sessions_are_chosen_by_name_alone_one_of_a_task() -> None:
     chosen = recording.choose(found, Wanted(9))
     assert chosen == recording.choose(found[::-1], Wanted(9))
     assert len({each.session.task_id for each in chosen}) == 9
+    twice = [EDITED, msgspec.structs.replace(EDITED, session_id="again", task_id="of another id")]
+    assert len(recording.choose(map(recording.record, twice), Wanted(2))) == 1
     assert {each.domain for each in chosen[:3]} == {"customer service", "coding", "search"}
     assert not recording.choose(found, Wanted(9, prompt_chars=100))
 
@@ -156,20 +176,39 @@ def test_of_a_long_session_the_beginning_is_played() -> None:
 
 
 def test_what_is_played_is_not_learned_from() -> None:
-    sessions = made_up.sessions(20)
-    played = recording.choose([recording.record(each) for each in sessions], Wanted(20))
+    sessions = made_up.sessions(40)
+    played = recording.choose([recording.record(each) for each in sessions], Wanted(30))
     lessons = train.lessons(sessions, played)
     assert 0 < len(lessons.recurring) < len(played)
-    learned = {each.task_id for each in lessons.train}
+    tasks = Tasks()
+    for each in sessions:
+        tasks.add(each)
+    learned = {tasks.of(each) for each in lessons.train}
     for each in played:
         assert each.session not in lessons.train
-        assert (each.session.task_id in learned) == (each.name in lessons.recurring)
+        assert (tasks.of(each.session) in learned) == (each.name in lessons.recurring)
     some = train.some(lessons, 60)
     assert 0 < sum(len(turn.tool_calls) for each in some for turn in each.turns) <= 60
     assert len(some) < len(lessons.train)
-    again = {each.session.task_id for each in played if each.name in lessons.recurring}
-    assert {each.task_id for each in some[:3]} <= again
+    again = {tasks.of(each.session) for each in played if each.name in lessons.recurring}
+    assert {tasks.of(each) for each in some[:3]} <= again
     assert train.some(lessons) == lessons.train
+
+
+def test_what_goes_on_where_a_played_session_ends_is_not_learned_from() -> None:
+    other = session(*called("ls", "x", path="b"), Turn("assistant", "Done."), name="other")
+    turns = EDITED.turns
+    copies = [
+        msgspec.structs.replace(EDITED, session_id="copy"),
+        msgspec.structs.replace(EDITED, session_id="beginning", turns=turns[:4]),
+        msgspec.structs.replace(EDITED, session_id="continued", turns=(*turns, Turn("user", "And more?"))),
+    ]
+    for seed in range(8):
+        played = [recording.record(EDITED)]
+        lessons = train.lessons([EDITED, other, *copies], played, seed)
+        assert lessons.train in ([other], [])
+        assert bool(lessons.train) == bool(lessons.recurring)
+        assert not train.lessons([EDITED, *copies], played, seed).recurring
 
 
 def test_sessions_are_dealt_out_evenly() -> None:
