@@ -38,7 +38,7 @@ class History:
                 self._shift(slot)
             start = self._known[slot] - self._host_base[slot]
             known = owner is not None and owner() is req
-            if not known or missing < 0 or start < 0:
+            if not known or missing < 0 or start < 0 or start + missing > self._capacity:
                 self._fill(slot, req)
             elif missing:
                 said = list(req.output_ids[-missing:])

@@ -33,8 +33,9 @@ def limit_of(req: Any, length: int) -> int:
 
 
 def prune(grammar: Any, tokens: Sequence[int]) -> Sequence[int]:
-    """The beginning of a draft that a grammar allows; the grammar stays where it is."""
-    if grammar is None or grammar.finished or grammar.is_terminated():
+    """The beginning of a draft that a grammar allows; the grammar stays where it is. All of it where the grammar cannot
+    be asked: then verification cuts it."""
+    if not _can_be_asked(grammar) or grammar.finished or grammar.is_terminated():
         return tokens
     taken = 0
     try:
@@ -48,3 +49,9 @@ def prune(grammar: Any, tokens: Sequence[int]) -> Sequence[int]:
     if taken:
         grammar.rollback(taken)
     return tokens[:taken]
+
+
+def _can_be_asked(grammar: Any) -> bool:
+    """xgrammar refuses a token and goes on; the matchers of other backends are broken by one they do not expect."""
+    inner = getattr(grammar, "grammar", None) or grammar  # what holds for the answer alone, in a reasoner's
+    return any(kind.__name__ == "XGrammarGrammar" for kind in type(inner).__mro__)

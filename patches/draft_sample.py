@@ -1,4 +1,8 @@
-"""Sampled requests on a CPU: SGLang verifies there by the likeliest token, whatever the temperature."""
+"""Requests that SGLang's verification does not sample as it does without drafts.
+
+On a CPU it takes the likeliest token, whatever the temperature. Elsewhere it leaves out `min_p`, and everywhere the
+request's own logit processors.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,9 +19,20 @@ def verifying(
     """Around `eagle_sample`: the original puts penalties, biases and grammars on the logits, and knows what to do on a
     GPU and for greedy requests. Returns what it does: `kernels.verify.Verified`."""
     verified = original(verify_input, batch, logits_output, *rest, **more)
-    if batch.device != "cpu" or batch.sampling_info.is_all_greedy:
+    sampling, logits = batch.sampling_info, logits_output.next_token_logits
+    if sampling.has_custom_logit_processor:
+        _process(logits, sampling, verify_input.draft_token_num)
+    elif sampling.is_all_greedy or not (batch.device == "cpu" or sampling.need_min_p_sampling):
         return verified
-    return sampled(verify_input, logits_output.next_token_logits, batch.sampling_info, batch.seq_lens)
+    return sampled(verify_input, logits, sampling, batch.seq_lens)
+
+
+def _process(logits: Tensor, sampling: Any, width: int) -> None:
+    """What a request's own processors do to the logits of the roots: of nothing else, as nothing is drafted for a batch
+    with one (`draft_limits.is_plain_only`), since they may go by the text."""
+    from sglang.srt.layers.sampler import apply_custom_logit_processor
+
+    apply_custom_logit_processor(logits.view(-1, width, logits.shape[-1])[:, 0], sampling)
 
 
 def sampled(tree: Any, logits: Tensor, sampling: Any, lengths: Tensor) -> Verified:
@@ -35,6 +50,8 @@ def _sample(logits: Tensor, sampling: Any, which: Tensor, positions: Tensor) -> 
     """SGLang's sampler for these requests of the batch; `positions` are those of the tokens that are read."""
     from sglang.srt.layers.sampler import sampling_from_probs_torch, top_k_top_p_min_p_sampling_from_probs_torch
 
+    if sampling.is_all_greedy:
+        return logits.argmax(dim=-1)
     probabilities = torch.softmax(logits / sampling.temperatures[which], dim=-1)
     seed = None if sampling.sampling_seed is None else sampling.sampling_seed[which]
     if not (sampling.need_top_p_sampling or sampling.need_top_k_sampling or sampling.need_min_p_sampling):

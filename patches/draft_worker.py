@@ -104,7 +104,7 @@ class DraftWorker(NGRAMWorker):  # type: ignore[misc]
         roots, size = self._follow(batch), len(batch.reqs)
         limits = [limit_of(req, length) for req, length in zip(batch.reqs, batch.seq_lens_cpu.tolist(), strict=True)]
         drafts, counts = [roots.new_zeros((size, self._longest))], [roots.new_zeros(size)]
-        if any(limits) and self._rhythm.looks_up():
+        if self._stride > 1 and any(limits) and not is_plain_only(batch) and self._rhythm.looks_up():
             for found in self._lookup.find(batch.reqs, *self._history.rows(batch)):
                 tokens, count = found.spread(size)
                 drafts.append(tokens.to(roots.dtype))
@@ -117,7 +117,8 @@ class DraftWorker(NGRAMWorker):  # type: ignore[misc]
             torch.tensor(limits).to(self.device, non_blocking=True),
             width=self._stride,
             shape="chain" if self.topk == 1 else "tree",
-            seq_lens_sum=int(batch.seq_lens_cpu.sum()),
+            # A mask of the whole text is what GPUs' attention takes.
+            seq_lens_sum=None if self.device == "cpu" else int(batch.seq_lens_cpu.sum()),
         )
 
     def _free_step(self, batch: Any, on_publish: Callable[[Tensor], None] | None) -> Any:
@@ -143,7 +144,7 @@ class DraftWorker(NGRAMWorker):  # type: ignore[misc]
         demands = [
             Demand(req.rid, *each) for req, each in zip(batch.reqs, zip(offers, limits, strict=True), strict=True)
         ]
-        if not any(limits) or is_plain_only(batch) or not self.gate.looks_up():
+        if self._stride < 2 or not any(limits) or is_plain_only(batch) or not self.gate.looks_up():
             return demands
         if self._catches_up:
             self._history.catch_up(batch)

@@ -361,6 +361,13 @@ DRAFTS = (
         function="draft_worker:chosen",
     ),
     Hook(
+        target="sglang.srt.managers.schedule_batch.Req.update_finish_state",
+        kind="around",
+        roles=("scheduler",),
+        signature="(self, new_accepted_len=1)",
+        function="draft_finish:finishing",
+    ),
+    Hook(
         target="sglang.srt.speculative.eagle_utils.eagle_sample",
         kind="around",
         roles=("scheduler",),

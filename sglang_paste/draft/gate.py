@@ -106,6 +106,8 @@ class Gate:
         self._plain_steps = 0
         self._since_lookup = 0
         self._saved = 0.0
+        # Of the step under way: tokens it has made, seconds that a plain one needs for one, and what it takes.
+        self._made, self._a_token, self._drafted = 0, 0.0, 0.0
         self._beside = {False: 0.0, True: 0.0}
         self._between = 0.0
         self._step_seconds = 0.0
@@ -113,7 +115,6 @@ class Gate:
     def plan(self, demands: Sequence[Demand], context: int) -> Plan:
         """The best step for a batch whose requests have `context` tokens all together."""
         if not any(demand.offers for demand in demands):
-            self._looked(0.0)
             return Plan(1, [None] * len(demands))
         best = [self._best(demand) for demand in demands]
         batch, longest = len(demands), max((len(hopes) for _, hopes in best), default=0)
@@ -125,11 +126,12 @@ class Gate:
             gains[width] = batch + sum(float(hopes[min(width - 1, len(hopes)) - 1]) for _, hopes in best if len(hopes))
         rates = {width: gains[width] / seconds[width] for width in gains}
         width = self._explore(max(rates, key=rates.__getitem__), rates, gains)
-        self._looked(gains[width] / rates[1] - seconds[width])
+        self._a_token, self._drafted = 1 / rates[1], seconds[width]
         return Plan(width, [offer if width > 1 else None for offer, _ in best])
 
     def settle(self, demand: Demand, generated: Sequence[int]) -> None:
         """A step has generated these tokens for the request: learn from all that was offered."""
+        self._made += len(generated)
         for offer in demand.offers:
             right, compared = shared(offer.tokens, generated)
             if not compared:
@@ -147,6 +149,10 @@ class Gate:
             self.cost.observe(step, seconds)
         self._step_seconds = seconds
         looked = not self._since_lookup
+        if looked:
+            saves = self._made * self._a_token - self._drafted if step.width > 1 else 0.0
+            self._saved += FOLLOW * (saves - self._saved)
+        self._made = 0
         self._beside[looked] = _followed(self._beside[looked], beside)
         self._between = _followed(self._between, between)
 
@@ -163,11 +169,6 @@ class Gate:
         """The request has ended."""
         for source in Source:
             self._luck.pop((request, source), None)
-
-    def _looked(self, saves: float) -> None:
-        """What came of looking up drafts, if that was done, promises to save so many seconds."""
-        if not self._since_lookup:
-            self._saved += FOLLOW * (saves - self._saved)
 
     def _best(self, demand: Demand) -> tuple[Offer | None, Floats]:
         """The most promising offer, and how many of its first 1, 2, … tokens will be right."""

@@ -107,6 +107,19 @@ def test_a_text_that_is_too_long_keeps_its_end(monkeypatch: pytest.MonkeyPatch) 
         assert len(row) >= 15
 
 
+def test_a_table_that_was_not_told_for_long_is_filled_again() -> None:
+    history = History(SLOTS, 16, STRIDE, "cpu")
+    reqs = {0: Req([1, 2, 3])}
+    for _ in range(2):
+        say(reqs, [[4]])
+        history.catch_up(batch_of(reqs))
+        say(reqs, [list(range(100))])
+    history.catch_up(batch_of(reqs))
+    tokens, lengths = history.rows(batch_of(reqs))
+    assert tokens[0, : lengths[0]].tolist() == reqs[0].text[-int(lengths[0]) :]
+    assert lengths[0] >= 8
+
+
 def test_a_slot_is_filled_again_after_it_was_cleared() -> None:
     history = History(SLOTS, 200, STRIDE, "cpu")
     reqs = {0: Req([1, 2, 3])}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sglang_paste.patches.draft_limits import limit_of, prune
 
 
-class Grammar:
+class XGrammarGrammar:
     """Allows the tokens of one text, in order."""
 
     def __init__(self, text: list[int]) -> None:
@@ -38,7 +38,7 @@ tokens = st.lists(st.integers(0, 2), max_size=8)
 def test_pruned_drafts_are_what_the_grammar_allows_and_it_stays_where_it_was(
     text: list[int], draft: list[int], place: int
 ) -> None:
-    grammar = Grammar(text)
+    grammar = XGrammarGrammar(text)
     grammar.place = min(place, len(text))
     before = grammar.place
     kept = prune(grammar, draft)
@@ -49,6 +49,30 @@ def test_pruned_drafts_are_what_the_grammar_allows_and_it_stays_where_it_was(
     rest = text[before:]
     common = next((at for at, pair in enumerate(zip(rest, draft, strict=False)) if pair[0] != pair[1]), None)
     assert kept == draft[: min(len(rest), len(draft)) if common is None else common]
+
+
+class Matcher:
+    """Broken by a token that it does not allow, as those of other backends are."""
+
+    finished = False
+
+    def is_terminated(self) -> bool:
+        return False
+
+    def accept_token(self, token: int) -> None:
+        raise AssertionError(token)
+
+
+def test_a_grammar_that_cannot_be_asked_is_let_alone() -> None:
+    assert prune(Matcher(), [1, 2]) == [1, 2]
+    assert prune(SimpleNamespace(grammar=Matcher(), finished=False), [1, 2]) == [1, 2]
+
+
+def test_a_grammar_behind_a_reasoner_s_is_asked() -> None:
+    class ReasonerGrammarObject(XGrammarGrammar):
+        grammar = XGrammarGrammar([])
+
+    assert prune(ReasonerGrammarObject([1, 3]), [1, 2]) == [1]
 
 
 def test_without_a_grammar_nothing_is_pruned() -> None:

@@ -217,7 +217,7 @@ def reliability(bins: Sequence[tuple[float, float, int, tuple[float, float]]]) -
         svg=frame.svg(parts, "reliability of the probabilities"),
         caption=f"{sum(count for _, _, count, _ in bins):,} early runs of F that began before their call was written, "
         "in tenths of their probability; a larger dot stands for more of them. On the dashed line promises are kept; "
-        "above it they are modest. A run that was squashed or not asked for in time counts as not asked for. Whiskers: 95 %.",
+        "above it they are modest. A run that was squashed or not asked for in time counts as that. Whiskers: 95 %.",
         legend=(("dot run-F", "early runs"), ("line ideal", "promises kept")),
     )
 
